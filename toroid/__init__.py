@@ -1,0 +1,34 @@
+"""toroid: neural networks on toroids.
+
+Remove the rescaling and permutation symmetries of a network, and compare, align and connect
+what is left. After Pittorino et al., "Deep Networks on Toroids" (ICML 2022).
+
+    symmetry = toroid.find_symmetries(model, example)
+    a = toroid.normalize(model_a.state_dict(), symmetry)
+    b = toroid.normalize(model_b.state_dict(), symmetry)
+    alignment = toroid.align(b, to=a, symmetry=symmetry)
+    curve = toroid.along(toroid.Geodesic(a, alignment.state, symmetry), model, data)
+"""
+
+from importlib.metadata import version as _version
+
+from . import alignment, data, landscape, minimizers, models, paths, symmetry, torus, training
+from .alignment import Alignment, align, match
+from .landscape import Curve, Score, along, evaluate, refresh
+from .minimizers import Minimizer, Store, Stored, train_all
+from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
+from .paths import Geodesic, Linear
+from .symmetry import (
+    Axis, Group, Report, Scale, Symmetry, UnsupportedError, find_symmetries, permute, rescale, same_function,
+)  # fmt: skip
+from .torus import angles, distance, exp, geodesic, log, normalize
+
+__version__ = _version("toroid")
+
+__all__ = [
+    "Alignment", "Axis", "Curve", "Geodesic", "Group", "Linear", "Minimizer", "Report", "Scale", "Score", "Store",
+    "Stored", "Symmetry", "UnsupportedError", "align", "alignment", "along", "angles", "data", "distance",
+    "evaluate", "exp", "find_symmetries", "geodesic", "landscape", "lenet", "log", "match", "minimizers",
+    "mlp", "models", "normalize", "paths", "permute", "refresh", "rescale", "resnet18", "same_function",
+    "symmetry", "torus", "train_all", "training", "vgg16", "vgg16_bn",
+]  # fmt: skip

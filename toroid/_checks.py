@@ -1,0 +1,70 @@
+"""What every public function checks of its input, once, at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .symmetry import Group, Symmetry
+
+State = Mapping[str, Tensor]
+BIASES = ("euclidean", "joint")
+
+
+def check_state(state: State, symmetry: Symmetry) -> None:
+    """A state has every tensor that the symmetry speaks of, in the right size."""
+    for group in symmetry.all_groups:
+        for axis in group.axes:
+            if axis.parameter not in state:
+                raise ValueError(
+                    f"the state has no tensor {axis.parameter!r}, which group {group.name!r} needs; was "
+                    "the symmetry found on another network?"
+                )
+            shape, last = tuple(state[axis.parameter].shape), int(axis.positions.max())
+            if axis.dim >= len(shape) or last >= shape[axis.dim]:
+                raise ValueError(
+                    f"{axis.parameter!r} has shape {shape}, but group {group.name!r} indexes "
+                    f"{last + 1} places of dimension {axis.dim}; was the symmetry found on another network?"
+                )
+
+
+def check_pair(a: State, b: State) -> None:
+    """Two states belong to one network: the same names and shapes."""
+    if missing := sorted(a.keys() ^ b.keys()):
+        raise ValueError(f"only one of the two states has {', '.join(missing[:5])}")
+    for name, tensor in a.items():
+        if tensor.shape != b[name].shape:
+            raise ValueError(
+                f"{name!r} has shape {tuple(tensor.shape)} in one state and {tuple(b[name].shape)} in the other"
+            )
+
+
+def check_model(state: State, model: nn.Module) -> None:
+    """A state fits a model: no tensor missing, none left over, no other shape."""
+    check_pair({k: v for k, v in model.state_dict().items()}, state)
+
+
+def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
+    """A permutation holds every unit of a group once; returns the group."""
+    groups = {group.name: group for group in symmetry.groups}
+    if name not in groups:
+        raise ValueError(f"no group {name!r} to permute; there are {', '.join(groups)}")
+    size = groups[name].size
+    if permutation.shape != (size,) or not torch.equal(
+        permutation.sort().values.cpu(), torch.arange(size)
+    ):
+        raise ValueError(
+            f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each once), "
+            f"got a tensor of shape {tuple(permutation.shape)}: {permutation.tolist()[:8]}"
+        )
+    return groups[name]
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """One of the names that are valid."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, choices))}")

@@ -1,0 +1,107 @@
+"""The command line: list, explain and rerun the figures; build the book."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from . import notebooks
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="toroid")
+def main() -> None:
+    """Rerun the figures of the book with parameters of your own, and build it."""
+
+
+def _read_title(name: str) -> str:
+    first = notebooks._source(notebooks._read(name)["cells"][0])
+    return first.splitlines()[0].lstrip("# ")
+
+
+@main.command("list")
+def list_() -> None:
+    """The figures, their presets, and how long the quick one took."""
+    for name in notebooks.names():
+        seconds = notebooks._read(name)["metadata"].get("toroid", {}).get("seconds")
+        took = f"{seconds:.0f} s" if seconds else "not run"
+        stale = "" if notebooks.fresh(name) else ", stale"
+        click.echo(
+            f"{name:14}  {_read_title(name)}\n{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})"
+        )
+
+
+@main.command()
+@click.argument("name")
+def explain(name: str) -> None:
+    """The parameters of the figure NAME."""
+    with _friendly():
+        parameters = notebooks.declared(name).values()
+    for p in parameters:
+        click.echo(f"{p.name} ({p.type}, {p.default!r})\n    {p.help}")
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "-p",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter; give it as often as needed.",
+)
+@click.option(
+    "--preset", "title", default="quick", help="Start from this preset.", show_default=True
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write to, instead of a new one in runs/.",
+)
+def run(name: str, assignments: tuple[str, ...], title: str, output: Path | None) -> None:
+    """Run the figure NAME; the notebook and its results go into a folder of their own under runs/."""
+    with _friendly():
+        values = {**notebooks.preset(name, title), **notebooks.parse(name, list(assignments))}
+        folder = (
+            output or notebooks.root() / "runs" / f"{name}-{title}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
+        folder = folder.resolve()
+        if "results" in notebooks.declared(name):
+            values.setdefault("results", str(folder))
+        notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
+    click.echo(f"notebook: {notebook}")
+    for path in sorted(folder.glob("*.csv")):
+        click.echo(f"results:  {path}")
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Run every notebook, not only those that are stale.")
+def book(force: bool) -> None:
+    """Run what is stale at the quick preset, then build the site; warnings are errors."""
+    with _friendly():
+        for name in notebooks.names():
+            if force or not notebooks.fresh(name):
+                click.echo(f"running {name} ...")
+                notebooks.run(name)
+        root = notebooks.root()
+    command = [sys.executable, "-m", "jupyter_book", "build", str(root), "-W", "--keep-going", "-q"]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    click.echo(f"the book is at {(root / '_build' / 'html' / 'index.html').as_uri()}")
+
+
+class _friendly:
+    """A wrong parameter is the user's to mend: a message, no traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (notebooks.ParameterError, FileNotFoundError)):
+            raise click.ClickException(str(error)) from error

@@ -1,0 +1,230 @@
+"""Every data set as tensors: embedded, on disk, or downloaded.
+
+The digits that come with scikit-learn need nothing. MNIST, Fashion-MNIST and CIFAR-10 are read from the
+folder that ``TOROID_DATA`` names, or fetched there by torchvision when asked to (``download=True``); any folder
+of ``train/<class>/*`` and ``test/<class>/*`` images is a data set too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import _torchvision
+
+__all__ = ["DATASETS", "Dataset", "load"]
+
+DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels, resident as two tensors.
+
+    Attributes:
+        images: (N, channels, height, width), floating, standardised with the training images' mean and
+            standard deviation of each channel.
+        labels: (N,), integers below `classes`.
+        classes: Number of classes.
+        name: What it is, e.g. ``"digits/train"``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: int
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return tuple(self.images.shape[1:])
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def take(self, count: int) -> Dataset:
+        """A subset with the same number of each class (as near as it goes), always the same one.
+
+        Args:
+            count: Number of images.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        if not 0 < count <= len(self):
+            raise ValueError(f"cannot take {count} of the {len(self)} images of {self.name}")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        labels = self.labels.cpu()[order]
+        turn = torch.empty_like(labels)  # the how manieth of its class an image is
+        for k in range(self.classes):
+            turn[labels == k] = torch.arange(int((labels == k).sum()))
+        chosen = order[turn.argsort(stable=True)[:count]].to(self.labels.device)
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+
+def load(
+    name: str = "digits",
+    *,
+    root: str | os.PathLike | None = None,
+    subset: int | None = None,
+    download: bool = False,
+) -> tuple[Dataset, Dataset]:
+    """The training and the test part of a data set.
+
+    Images are decoded once and kept as a safetensors file beside their source.
+
+    Args:
+        name: ``"digits"`` (scikit-learn's 1,797 images of 8x8, split 1,297 / 500), ``"mnist"``,
+            ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder of ``train/<class>/*`` and ``test/<class>/*``.
+        root: Folder that holds the data sets; by default ``$TOROID_DATA``, else ``./data``.
+        subset: Number of training images to keep, the same number of each class.
+        download: Let torchvision fetch what is missing into `root`.
+
+    Returns:
+        Training and test data, standardised by the whole training part.
+
+    Raises:
+        FileNotFoundError: If the data is not there; says how to get it.
+        ValueError: If there is no such data set.
+
+    Example:
+        >>> train, test = load("digits")
+        >>> train.images.shape, len(test)
+        (torch.Size([1297, 1, 8, 8]), 500)
+    """
+    folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
+    if name == "digits":
+        parts = _digits()
+    elif name in DATASETS:
+        parts = _known(name, folder, download)
+    elif Path(name).expanduser().is_dir():
+        parts = _class_folders(Path(name).expanduser())
+    else:
+        raise ValueError(
+            f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name exists"
+        )
+    title = Path(name).name
+    train, test = (_dataset(*parts[split], f"{title}/{split}") for split in ("train", "test"))
+    mean = train.images.mean((0, 2, 3), keepdim=True)
+    deviation = train.images.std((0, 2, 3), keepdim=True).clamp_min(
+        1e-6
+    )  # a constant channel stays
+    train, test = (replace(part, images=(part.images - mean) / deviation) for part in (train, test))
+    return train if subset is None else train.take(subset), test
+
+
+Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels (N,)
+
+
+def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:
+    scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+    return Dataset(scaled, labels.long(), int(labels.max()) + 1, name)
+
+
+def _digits() -> dict[str, Arrays]:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    split = train_test_split(
+        digits.images, digits.target, test_size=500, stratify=digits.target, random_state=0
+    )
+    images, more_images, labels, more_labels = map(torch.from_numpy, split)
+    parts = {"train": (images, labels), "test": (more_images, more_labels)}
+    return {k: (x.float()[:, None] / 16, y) for k, (x, y) in parts.items()}
+
+
+def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
+    """A named data set: its class folders if they are there, else torchvision's files."""
+    if (folder / name / "train").is_dir():
+        return _class_folders(folder / name)
+    datasets: Any = _torchvision.load().datasets
+    maker = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+    }[name]
+    parts = {}
+    for split in ("train", "test"):
+        try:
+            source = maker(str(folder), train=split == "train", download=download)
+        except RuntimeError as error:
+            raise FileNotFoundError(
+                f"{name} is not in {folder.resolve()}. Set TOROID_DATA (or root) to the folder that holds it, "
+                f"or call load({name!r}, root=..., download=True) once to fetch it; from the command line: "
+                f'python -c "import toroid; toroid.data.load({name!r}, root={str(folder)!r}, download=True)"'
+            ) from error
+        images = torch.as_tensor(np.asarray(source.data))
+        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
+        parts[split] = (images, torch.as_tensor(source.targets))
+    return parts
+
+
+def _class_folders(folder: Path) -> dict[str, Arrays]:
+    """``folder/{train,test}/<class>/*``: decoded once, then read from a file beside them."""
+    for split in ("train", "test"):
+        if not (folder / split).is_dir():
+            raise FileNotFoundError(
+                f"{folder} has no folder {split!r}; it takes train/<class>/* and test/<class>/*"
+            )
+    return {split: _cached(folder, split, _decode) for split in ("train", "test")}
+
+
+def _cached(folder: Path, split: str, decode: Callable[[Path], Arrays]) -> Arrays:
+    cache, source = folder / f"{split}.safetensors", _fingerprint(folder / split)
+    try:
+        with safe_open(cache, "pt") as file:
+            if (file.metadata() or {}).get("source") == source:
+                return file.get_tensor("images"), file.get_tensor("labels")
+    except (FileNotFoundError, SafetensorError):
+        pass
+    images, labels = decode(folder / split)
+    part = cache.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file({"images": images, "labels": labels}, part, metadata={"source": source})
+        part.replace(cache)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(f"the decoded images cannot be kept in {folder}: {error}", stacklevel=4)
+    return images, labels
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes when a file below `folder` is added, removed or written."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/*")):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _decode(folder: Path) -> Arrays:
+    source = _torchvision.load().datasets.ImageFolder(str(folder))
+    images, labels = [], []
+    for image, label in tqdm(source, desc=f"decoding {folder}", leave=False):
+        images.append(np.asarray(image))
+        labels.append(label)
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        raise ValueError(f"the images in {folder} differ in size: {sorted(shapes)[:4]}")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

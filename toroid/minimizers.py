@@ -1,0 +1,264 @@
+"""A described, trained and stored minimizer; many of them at once.
+
+A `Minimizer` says all that its weights depend on. Its key is the SHA-256 of that description, so that the
+store never has to ask whether a file is the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import data, models, training
+from ._checks import check_choice
+from .landscape import evaluate
+
+__all__ = ["Minimizer", "Store", "Stored", "train_all"]
+
+ALGORITHMS = {"sgd": training.sgd}
+
+#: Settings of a training that are not part of a description, or are given by it.
+_NOT_SETTINGS = {"model", "train", "generator", "progress"}
+
+
+@dataclass(frozen=True)
+class Minimizer:
+    """What a trained network depends on, and nothing else.
+
+    Args:
+        dataset: As `toroid.data.load` takes it.
+        architecture: A key of `toroid.models.ARCHITECTURES`.
+        width: Factor on the hidden sizes.
+        algorithm: ``"sgd"``.
+        settings: Arguments of the algorithm, e.g. ``{"epochs": 30, "lr": 0.1}``; the others take the
+            algorithm's defaults, which are written out, so that a changed default changes the key.
+        subset: Number of training images, None for all.
+        seed: Draws the first weights, the order of the images, and the augmentation.
+
+    Raises:
+        ValueError: If a name is unknown; names the valid ones.
+
+    Example:
+        >>> minimizer = Minimizer(architecture="mlp", width=0.1, settings={"epochs": 2}, seed=3)
+        >>> minimizer.settings["lr"], len(minimizer.key)
+        (0.1, 64)
+    """
+
+    dataset: str = "digits"
+    architecture: str = "mlp"
+    width: float = 1.0
+    algorithm: str = "sgd"
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    subset: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("architecture", self.architecture, tuple(models.ARCHITECTURES))
+        check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
+        object.__setattr__(self, "settings", _complete(self.algorithm, self.settings))
+        object.__setattr__(self, "width", float(self.width))
+
+    @property
+    def json(self) -> str:
+        """The description as canonical JSON: sorted, without spaces, every setting written out."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def load(self) -> tuple[data.Dataset, data.Dataset]:
+        """Training and test data."""
+        return data.load(self.dataset, subset=self.subset)
+
+    def model(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """The network with the weights that the training starts from."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return models.build(self.architecture, shape, classes, self.width)
+
+    def train(self, *, device: str | None = None, progress: bool = False) -> Stored:
+        """Train it.
+
+        Args:
+            device: Where; by default on a GPU if there is one.
+            progress: Show a progress bar over the epochs.
+
+        Returns:
+            The state (on the CPU) and the record of the run.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        train, test = (part.to(device) for part in self.load())
+        model = self.model(train.shape, train.classes)
+        start = time.perf_counter()
+        trained = ALGORITHMS[self.algorithm](
+            model,
+            train,
+            generator=torch.Generator().manual_seed(self.seed),
+            progress=progress,
+            **self.settings,
+        )
+        seconds = time.perf_counter() - start
+        scores = {
+            f"{name}_{key}": value
+            for name, part in (("train", train), ("test", test))
+            for key, value in evaluate(trained.state, model, part)._asdict().items()
+        }
+        record = {
+            "description": json.loads(self.json), **scores, "seconds": round(seconds, 3), "device": _device(device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "history": trained.history.to_dict("list"),
+        }  # fmt: skip
+        return Stored({k: v.cpu() for k, v in trained.state.items()}, record)
+
+
+def _complete(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of an algorithm, in the type of its default."""
+    parameters = inspect.signature(ALGORITHMS[algorithm]).parameters
+    known = {name: p.default for name, p in parameters.items() if name not in _NOT_SETTINGS}
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ValueError(
+            f"{algorithm} has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    complete = {**known, **settings}
+    if missing := sorted(
+        name for name, value in complete.items() if value is inspect.Parameter.empty
+    ):
+        raise ValueError(f"{algorithm} needs the setting {', '.join(missing)}")
+    return {k: type(known[k])(v) if isinstance(known[k], float) else v for k, v in complete.items()}
+
+
+def _device(name: str) -> str:
+    return torch.cuda.get_device_name() if name.startswith("cuda") else f"{platform.machine()} CPU"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trained network and what is known of its training.
+
+    Attributes:
+        state: State dict, on the CPU.
+        record: Description, errors and losses, history, seconds, device, versions.
+    """
+
+    state: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+class Store:
+    """Minimizers in a folder: ``<key>.safetensors`` and ``<key>.json`` for each.
+
+    Files are written under a temporary name and renamed, the JSON last: a reader never sees half of
+    one, a killed run loses nothing that was finished, and two writers do no harm.
+
+    Args:
+        folder: By default ``$TOROID_STORE``, else ``~/.cache/toroid/minimizers``.
+
+    Example:
+        >>> import tempfile
+        >>> minimizer = Minimizer(architecture="mlp", width=0.02, settings={"epochs": 1})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = Store(folder)
+        ...     store.put(minimizer, minimizer.train())
+        ...     minimizer in store, len(store.list())
+        (True, 1)
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None) -> None:
+        default = os.environ.get("TOROID_STORE") or Path.home() / ".cache" / "toroid" / "minimizers"
+        self.folder = Path(folder or default).expanduser()
+
+    def __contains__(self, minimizer: Minimizer) -> bool:
+        """Whether it has been trained."""
+        return self._path(minimizer, ".json").exists()
+
+    def _path(self, minimizer: Minimizer, suffix: str) -> Path:
+        return self.folder / (minimizer.key + suffix)
+
+    def get(self, minimizer: Minimizer) -> Stored:
+        """Read a minimizer.
+
+        Raises:
+            KeyError: If it is not there.
+            ValueError: If its file is not the one that was written.
+        """
+        if minimizer not in self:
+            raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}")
+        record = json.loads(self._path(minimizer, ".json").read_text())
+        path = self._path(minimizer, ".safetensors")
+        if not path.exists() or _digest(path) != record["sha256"]:
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 is not the recorded one. Delete it to train it again"
+            )
+        return Stored(load_file(path), record)
+
+    def put(self, minimizer: Minimizer, stored: Stored) -> None:
+        """Write a minimizer; one that is there already is replaced."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights, sidecar = self._path(minimizer, ".safetensors"), self._path(minimizer, ".json")
+        part = weights.with_suffix(f".{platform.node()}-{os.getpid()}.part")
+        save_file({k: v.contiguous() for k, v in stored.state.items()}, part)
+        record = {**stored.record, "sha256": _digest(part)}
+        part.replace(weights)
+        part.write_text(json.dumps(record))
+        part.replace(sidecar)
+
+    def list(self) -> pd.DataFrame:
+        """One row for each minimizer: key, description, errors, seconds, device."""
+        rows = []
+        for path in sorted(self.folder.glob("*.json")):
+            record = json.loads(path.read_text())
+            scores = {k: record[k] for k in ("train_error", "test_error", "seconds", "device")}
+            rows.append({"key": path.stem, **record["description"], **scores})
+        return pd.DataFrame(rows)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def train_all(
+    minimizers: Iterable[Minimizer],
+    store: Store | None = None,
+    *,
+    device: str | None = None,
+    progress: bool = True,
+) -> list[Stored]:
+    """Every minimizer, from the store or trained and put there.
+
+    Args:
+        minimizers: Descriptions.
+        store: Where to look and to write; by default ``Store()``.
+        device: Where to train; by default on a GPU if there is one.
+        progress: Show a progress bar.
+
+    Returns:
+        One `Stored` for each description, in their order.
+
+    Example:
+        >>> import tempfile
+        >>> seeds = [Minimizer(width=0.02, settings={"epochs": 1}, seed=seed) for seed in (0, 1)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     len(train_all(seeds, Store(folder), progress=False))
+        2
+    """
+    store, minimizers = store or Store(), list(minimizers)
+    for minimizer in tqdm(minimizers, desc="minimizers", disable=not progress, leave=False):
+        if minimizer not in store:
+            store.put(minimizer, minimizer.train(device=device, progress=progress))
+    return [store.get(minimizer) for minimizer in minimizers]

@@ -1,0 +1,89 @@
+"""A path between two networks is a function t -> state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import torus
+from ._checks import State, check_pair
+from .symmetry import Symmetry
+
+__all__ = ["Geodesic", "Linear", "Path"]
+
+
+class Path(Protocol):
+    """Anything that gives a state for t in [0, 1]."""
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The straight line ``(1 - t) a + t b`` through the space of parameters; integer buffers are `a`'s.
+
+    Args:
+        a: State at t = 0.
+        b: State at t = 1.
+
+    Raises:
+        ValueError: If the states differ in names or shapes.
+
+    Example:
+        >>> import torch
+        >>> Linear({"w": torch.zeros(2)}, {"w": torch.ones(2)})(0.25)["w"]
+        tensor([0.2500, 0.2500])
+    """
+
+    a: State
+    b: State
+
+    def __post_init__(self) -> None:
+        check_pair(self.a, self.b)
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        return {
+            k: torch.lerp(v, self.b[k], t) if v.is_floating_point() else v
+            for k, v in self.a.items()
+        }
+
+
+@dataclass(frozen=True)
+class Geodesic:
+    """The shortest path on the torus, see `toroid.geodesic`.
+
+    Args:
+        a: Normalised state at t = 0.
+        b: Normalised state at t = 1.
+        symmetry: From `find_symmetries`.
+        bias: As in `normalize`.
+
+    Raises:
+        ValueError: If the states do not fit, are not normalised, or have opposite vectors.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> Geodesic(a, b, symmetry)(0.5)["1.weight"].norm(dim=1)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
+    """
+
+    a: State
+    b: State
+    symmetry: Symmetry
+    bias: str = "euclidean"
+
+    def __post_init__(self) -> None:
+        torus.geodesic(self.a, self.b, 0.0, self.symmetry, bias=self.bias)
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        return torus.geodesic(self.a, self.b, t, self.symmetry, bias=self.bias)

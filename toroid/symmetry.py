@@ -1,0 +1,557 @@
+"""Which units of a network can be exchanged or rescaled without changing its function.
+
+A `Symmetry` is data: groups of units, and for every group the places (axes) where its units appear
+in the state dict. `find_symmetries` reads it off the network's graph; `permute` and `rescale`
+apply an element of it to a whole state; `same_function` checks that nothing changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from . import _labels
+from ._checks import State, check_state, check_units
+from ._labels import OUTPUT, Slot, Trace, UnsupportedError
+
+__all__ = [
+    "Axis", "Group", "Report", "Scale", "Symmetry", "UnsupportedError", "find_symmetries",
+    "permute", "rescale", "same_function",
+]  # fmt: skip
+
+#: What a unit's numbers are multiplied by, in each role, when its output is multiplied by λ: λ^power.
+POWERS = {"out": 1, "late": 1, "bias": 1, "mean": 1, "var": 2, "in": -1, "slope": 0, "unscaled": 0}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the units of a group appear: positions along one dimension of one parameter.
+
+    Attributes:
+        parameter: Name in the state dict.
+        dim: Dimension that the units index.
+        role: ``out``, the weights that make a unit (BatchNorm's γ and β among them); ``late``, the same, but
+            reading units whose scale is settled after this one's (a residual stream without
+            BatchNorm); ``bias``; ``mean`` and ``var``, BatchNorm's statistics; ``in``, the weights
+            that read the unit; ``slope``, a number of its activation.
+        index: The positions of each unit, one tuple for each; a flatten after a convolution gives
+            every unit a block of H*W positions.
+        eps: BatchNorm's ε where the role is ``var``.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    index: tuple[tuple[int, ...], ...]
+    eps: float = 0.0
+
+    @property
+    def module(self) -> str:
+        """Path of the module that owns the parameter."""
+        return self.parameter.rpartition(".")[0] or self.parameter
+
+    @property
+    def power(self) -> int:
+        """Power of the unit's factor that acts on these numbers."""
+        return POWERS[self.role]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The index as a tensor (units, block)."""
+        return torch.tensor(self.index)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Each unit's numbers in the parameter `tensor`, as a matrix (units, numbers)."""
+        return tensor.movedim(self.dim, 0)[self.positions.to(tensor.device)].flatten(1)
+
+    def spread(self, values: Tensor, like: Tensor, fill: float) -> Tensor:
+        """One value for each unit, laid along `dim` so that it broadcasts against the parameter."""
+        line = like.new_full((like.shape[self.dim],), fill)
+        line[self.positions.to(like.device)] = values.to(like)[:, None]
+        return line.view([-1 if d == self.dim else 1 for d in range(like.dim())])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Axes that one positive factor for each unit acts on; free unless `fixed` says why not.
+
+    Attributes:
+        name: The module that starts the scale.
+        axes: Where the factor acts, and in which role.
+        fixed: Empty where the factor is free, else what fixes it.
+        order: Place in the graph, front to back.
+    """
+
+    name: str
+    axes: tuple[Axis, ...]
+    fixed: str = ""
+    order: int = 0
+
+    def sphere(self, bias: str = "euclidean") -> tuple[Axis, ...]:
+        """The axes whose numbers, joined for each unit, are its vector on the sphere."""
+        roles = ("out", "bias") if bias == "joint" else ("out",)
+        return tuple(axis for axis in self.axes if axis.role in roles)
+
+    def vectors(self, state: State, bias: str = "euclidean") -> Tensor:
+        """The vector of each unit, (units, numbers)."""
+        return torch.cat([axis.rows(state[axis.parameter]) for axis in self.sphere(bias)], 1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that share one index: one permutation acts on all axes of the group.
+
+    Attributes:
+        name: The module that makes the units first.
+        scales: The axes, sorted by the factor that acts on them; a BatchNorm divides a layer
+            in two scales, what comes in and what its affine pair makes of it.
+    """
+
+    name: str
+    scales: tuple[Scale, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return len(self.scales[0].axes[0].index)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Every place where the units appear, each once."""
+        places = {(a.parameter, a.dim): a for scale in self.scales for a in scale.axes}
+        return tuple(places.values())
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """The groups of a network's units, front to back; printable, comparable, JSON-able.
+
+    Attributes:
+        groups: Units that can be exchanged or rescaled.
+        output: The last layer as a group of one unit: one positive factor on it changes no argmax.
+            None where something after it fixes its scale.
+        refused: Operations left as they are, with their place (only with ``strict=False``).
+
+    Example:
+        >>> import torch, toroid
+        >>> model = toroid.mlp((1, 8, 8), classes=10, hidden=(16, 12))
+        >>> print(toroid.find_symmetries(model, torch.zeros(1, 1, 8, 8)))
+        group   units  made by  read by  scale
+        1          16  1        3        free
+        3          12  3        5        free
+        output      1  5        -        one factor
+    """
+
+    groups: tuple[Group, ...]
+    output: Group | None = None
+    refused: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Group:
+        """The group of this name."""
+        for group in self.all_groups:
+            if group.name == name:
+                return group
+        raise KeyError(f"no group {name!r}; there are {', '.join(g.name for g in self.all_groups)}")
+
+    @property
+    def all_groups(self) -> tuple[Group, ...]:
+        """The groups and the last layer."""
+        return self.groups if self.output is None else (*self.groups, self.output)
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """The free scales in the order in which they are normalised: front to back, the last layer last."""
+        free = [scale for group in self.groups for scale in group.scales if not scale.fixed]
+        free.sort(key=lambda scale: scale.order)
+        return (*free, *(self.output.scales if self.output else ()))
+
+    def __str__(self) -> str:
+        """The groups as a table."""
+        rows = [("group", "units", "made by", "read by", "scale")]
+        for group in self.all_groups:
+            rows += _table_rows(group, "one factor" if group is self.output else "free")
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:{widths[2]}}  {d:{widths[3]}}  {e}"
+            for a, b, c, d, e in rows
+        ]
+        return "\n".join([*lines, *(f"left as it is: {reason}" for reason in self.refused)])
+
+    def to_json(self) -> str:
+        """All of it as JSON; `from_json` reads it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Symmetry:
+        """The symmetry that `to_json` wrote."""
+        data = json.loads(text)
+        output = data["output"] and _group_from(data["output"])
+        return cls(tuple(map(_group_from, data["groups"])), output, tuple(data["refused"]))
+
+
+def _group_from(data: dict[str, Any]) -> Group:
+    def axis(fields: dict[str, Any]) -> Axis:
+        return Axis(**{**fields, "index": tuple(map(tuple, fields["index"]))})
+
+    scales = (Scale(**{**s, "axes": tuple(map(axis, s["axes"]))}) for s in data["scales"])
+    return Group(data["name"], tuple(scales))
+
+
+def _table_rows(group: Group, free: str) -> list[tuple[str, ...]]:
+    """One line for each scale of a group; the group's name stands on the first."""
+    rows = []
+    for i, scale in enumerate(group.scales):
+        made = dict.fromkeys(a.module for a in scale.axes if a.role != "in")
+        read = dict.fromkeys(a.module for a in scale.axes if a.role == "in")
+        head = (group.name, str(group.size)) if i == 0 else ("", "")
+        rows.append(
+            (*head, _short(made), _short(read), f"fixed: {scale.fixed}" if scale.fixed else free)
+        )
+    return rows
+
+
+def _short(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    more = f", … {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "-") + more
+
+
+# --- discovery --------------------------------------------------------------------------------------
+
+
+def find_symmetries(
+    model: nn.Module, example: Tensor | tuple[Any, ...], *, strict: bool = True
+) -> Symmetry:
+    """Read the permutation and scale symmetries of a network off its graph.
+
+    The ATen graph of ``torch.export.export`` (evaluation mode) is run on labels instead of numbers;
+    what the operations tie together is a group. See `toroid._labels` for the rules.
+
+    Args:
+        model: Any module that exports; it is not changed.
+        example: An input of the shape the model takes, batch first, or a tuple of inputs.
+        strict: Refuse an operation without a rule. With False what meets there is left as it is,
+            which is exact, and the place is listed in `Symmetry.refused`.
+
+    Returns:
+        The groups of units, front to back, and the last layer's one factor.
+
+    Raises:
+        UnsupportedError: If an operation has no rule; names it, its module and its source line.
+
+    Example:
+        >>> import torch, toroid
+        >>> model = toroid.lenet((1, 28, 28), classes=10)
+        >>> symmetry = find_symmetries(model, torch.zeros(1, 1, 28, 28))
+        >>> [(group.name, group.size) for group in symmetry.groups]
+        [('0', 6), ('3', 16), ('7', 120), ('9', 84)]
+        >>> len(symmetry["3"].axes[-1].index[0])  # each of the 16 channels feeds a block of 7 x 7 columns
+        49
+    """
+    return _assemble(_labels.trace(model, example, strict))
+
+
+class _Components:
+    """Connected components of one kind of label, and why some of them are frozen."""
+
+    def __init__(self, trace: Trace, kind: str) -> None:
+        a, b = (
+            torch.cat([torch.empty(0).long(), *side])
+            for side in zip(*trace.ties[kind], strict=True)
+        )
+        graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(trace.count, trace.count))
+        self.of = connected_components(graph, directed=False)[1]  # label -> component
+        self.reasons: dict[int, str] = {}
+        for labels, reason in trace.frozen[kind]:
+            for component in np.unique(self.of[labels.numpy()]).tolist():
+                self.reasons.setdefault(component, reason)
+        self.frozen = np.isin(self.of, list(self.reasons))  # label -> whether it is frozen
+
+
+def _assemble(trace: Trace) -> Symmetry:
+    """From ties to groups: units are exchangeable if they occur in the same places and operations."""
+    builder = _Builder(
+        list(trace.slots.values()), _Components(trace, "unit"), _Components(trace, "scale")
+    )
+    members: dict[tuple, list[int]] = defaultdict(list)
+    for unit, places in _signatures(trace, builder).items():
+        members[tuple(places)].append(unit)
+    groups = [
+        builder.group(units, [p[1] for p in places if p[0] == "slot"])
+        for places, units in members.items()
+    ]
+    return Symmetry(tuple(groups), builder.output(), tuple(trace.refused))
+
+
+def _signatures(trace: Trace, builder: _Builder) -> dict[int, list[tuple]]:
+    """For every unit that can move, where it occurs: slots (how often, with a free scale or not) and uses."""
+    unit, scale = builder.unit, builder.scale
+    found: dict[int, list[tuple]] = defaultdict(list)
+    for number, slot in enumerate(builder.slots):
+        pairs = np.stack([unit.of[slot.ids], scale.frozen[slot.ids]])
+        rows, counts = np.unique(pairs, axis=1, return_counts=True)
+        for component, fixed, count in zip(*rows.tolist(), counts.tolist(), strict=True):
+            found[component].append(("slot", number, fixed, count))
+    for number, use in enumerate(trace.uses):
+        for component in np.unique(unit.of[use.numpy()]).tolist():
+            found[component].append(("use", number))
+    return {
+        c: places for c, places in found.items() if c not in unit.reasons and places[0][0] == "slot"
+    }
+
+
+class _Builder:
+    """Makes groups of slots once the components are known."""
+
+    def __init__(self, slots: list[Slot], unit: _Components, scale: _Components) -> None:
+        self.slots, self.unit, self.scale = slots, unit, scale
+        self.total = Counter(c for slot in slots for c in scale.of[slot.ids].tolist())
+        self.start: dict[int, int] = {}  # scale component -> the slot where it starts
+        for number, slot in enumerate(slots):
+            for component in scale.of[slot.ids].tolist():
+                self.start.setdefault(component, number)
+        self.names: Counter[tuple[str, str]] = Counter()
+
+    def group(self, units: list[int], numbers: list[int]) -> Group:
+        """The group of these units, which occur in the slots of these numbers."""
+        numbers = sorted(set(numbers))
+        first = self.unit.of[self.slots[numbers[0]].ids].tolist()
+        units = sorted(units, key=first.index)
+        by_scale: dict[bytes, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for number in numbers:
+            ids = self.slots[number].ids
+            positions = _positions(self.unit.of[ids], units)  # (units, block)
+            factors = np.where(self.scale.frozen[ids], -1, self.scale.of[ids])[positions]
+            same = (factors == factors[:, :1]).all()
+            by_scale[(factors[:, 0] if same else factors).tobytes()].append((number, positions))
+        scales = tuple(self._scale(places) for places in by_scale.values())
+        return Group(self._name("group", scales[0].axes[0].module), scales)
+
+    def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
+        """The axes of one factor, and what fixes it if something does."""
+        first, positions = places[0]
+        factors = np.unique(self.scale.of[self.slots[first].ids][positions])
+        reason = self.scale.reasons.get(int(factors[0]), "")
+        held = sum(p.size for _, p in places)
+        if not reason and (
+            len(factors) != len(positions) or held != sum(map(self.total.get, factors.tolist()))
+        ):
+            reason = "shared with other units"
+        axes = tuple(self._axis(self.slots[number], p.tolist(), first) for number, p in places)
+        return Scale(self._name("scale", axes[0].module), axes, reason, first)
+
+    def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
+        late = slot.role == "out" and self._reads_from(slot.parameter, order)
+        return Axis(
+            slot.parameter,
+            slot.dim,
+            "late" if late else slot.role,
+            tuple(map(tuple, positions)),
+            slot.eps,
+        )
+
+    def _reads_from(self, parameter: str, order: int) -> bool:
+        """Whether a weight reads units whose free scale starts at `order` or behind it."""
+        read = [s.ids for s in self.slots if s.parameter == parameter and s.role == "in"]
+        free = {c for ids in read for c in self.scale.of[ids].tolist()} - self.scale.reasons.keys()
+        return any(self.start[c] >= order for c in free)
+
+    def output(self) -> Group | None:
+        """The last layer as one unit: all numbers that the outputs' common factor acts on."""
+        component = self.scale.of[OUTPUT]
+        found = [
+            (slot, np.flatnonzero(self.scale.of[slot.ids] == component)) for slot in self.slots
+        ]
+        axes = tuple(  # weights and bias make one vector
+            Axis(s.parameter, s.dim, "out" if s.role == "bias" else s.role, (tuple(p.tolist()),), s.eps)
+            for s, p in found if len(p)
+        )  # fmt: skip
+        if not axes or component in self.scale.reasons:
+            return None
+        return Group("output", (Scale("output", axes, "", len(self.slots)),))
+
+    def _name(self, kind: str, module: str) -> str:
+        """The module's path, numbered where it makes several groups."""
+        self.names[kind, module] += 1
+        count = self.names[kind, module]
+        return module if count == 1 else f"{module}#{count}"
+
+
+def _positions(components: np.ndarray, units: list[int]) -> np.ndarray:
+    """The positions of each unit along a slot, in ascending order: (units, block)."""
+    rank = np.full(components.max() + 1, len(units))
+    inside = [u for u in units if u < len(rank)]
+    rank[inside] = (
+        [units.index(u) for u in inside] if len(inside) < len(units) else np.arange(len(units))
+    )
+    ranks = rank[components]
+    order = np.argsort(ranks, kind="stable")
+    return order[ranks[order] < len(units)].reshape(len(units), -1)
+
+
+# --- the engine -------------------------------------------------------------------------------------
+
+
+def permute(
+    state: State, permutations: Mapping[str, Tensor], symmetry: Symmetry
+) -> dict[str, Tensor]:
+    """Exchange units: in the result unit i of a group is the unit ``permutations[group][i]`` of the input.
+
+    Args:
+        state: State dict; it is not changed.
+        permutations: For each group to permute, an integer tensor (units,) that holds every unit once.
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function. Tensors that no permutation touches are shared with the input.
+
+    Raises:
+        ValueError: If a group is unknown, or a tensor is not a permutation of its units.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> moved = permute(model.state_dict(), {"1": torch.tensor([4, 3, 2, 1, 0])}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), moved, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    for name, permutation in permutations.items():
+        group = check_units(symmetry, name, permutation)
+        for axis in group.axes:
+            tensor = result[axis.parameter]
+            index = torch.arange(tensor.shape[axis.dim])
+            index[axis.positions] = axis.positions[permutation.cpu()]
+            result[axis.parameter] = tensor.index_select(axis.dim, index.to(tensor.device))
+    return result
+
+
+def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+    """Multiply what units put out, and divide what reads them: ``f(λ z) = λ f(z)`` for λ > 0.
+
+    Weights, biases and running means are multiplied by λ, the columns that read the unit by 1/λ;
+    a running variance becomes ``(var + ε) λ² - ε``, which is exact in evaluation mode.
+
+    Args:
+        state: State dict; it is not changed.
+        factors: For each scale (by name, `Symmetry.scales`) a positive tensor (units,).
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function (times the factor of ``"output"``, if that is given).
+
+    Raises:
+        ValueError: If a scale is unknown or fixed, or a factor is not positive and finite.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> scaled = rescale(model.state_dict(), {"1": torch.full((5,), 7.0)}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), scaled, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    scales = {scale.name: scale for scale in symmetry.scales}
+    for name, factor in factors.items():
+        if name not in scales:
+            raise ValueError(f"no free scale {name!r}; there are {', '.join(scales)}")
+        size = len(scales[name].axes[0].index)
+        if factor.shape != (size,) or not (torch.isfinite(factor).all() and (factor > 0).all()):
+            raise ValueError(
+                f"scale {name!r} takes {size} positive finite factors, got shape "
+                f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
+            )
+        for axis in scales[name].axes:
+            result[axis.parameter] = _multiply(result[axis.parameter], axis, factor)
+    return result
+
+
+def _multiply(tensor: Tensor, axis: Axis, factor: Tensor) -> Tensor:
+    if axis.power == 0:
+        return tensor
+    powers = axis.spread(factor.to(tensor) ** axis.power, tensor, fill=1.0)
+    if axis.role == "var":
+        # outside the group's positions powers is 1, and (var + ε) - ε may differ from var in its last bit
+        return torch.where(powers == 1, tensor, (tensor + axis.eps) * powers - axis.eps)
+    return tensor * powers
+
+
+@dataclass(frozen=True)
+class Report:
+    """How two states of one network compare on an input.
+
+    Attributes:
+        difference: Largest difference of the outputs, after the factor, over the largest output.
+        factor: The positive factor between the outputs (least squares).
+        agreement: Fraction of inputs with the same predicted class.
+        tolerance: Largest `difference` that counts as the same function.
+    """
+
+    difference: float
+    factor: float
+    agreement: float
+    tolerance: float
+
+    def __bool__(self) -> bool:
+        """Whether the outputs agree up to one positive factor."""
+        return self.factor > 0 and self.difference <= self.tolerance
+
+
+def same_function(
+    model: nn.Module,
+    before: State,
+    after: State,
+    example: Tensor,
+    *,
+    tolerance: float | None = None,
+) -> Report:
+    """Compare two states of a network on an input: equal up to one positive factor?
+
+    Args:
+        model: The network, run in evaluation mode; it is not changed.
+        before: State dict.
+        after: State dict to compare with it.
+        example: Inputs, batch first; cast to the precision of the states.
+        tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
+
+    Returns:
+        A `Report`, true if the outputs agree.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> doubled = {k: 2 * v if k.startswith("3") else v for k, v in model.state_dict().items()}
+        >>> report = same_function(model, model.state_dict(), doubled, x)
+        >>> bool(report), round(report.factor, 3)
+        (True, 2.0)
+    """
+    network = _labels.structure(model)
+    first, second = (_outputs(network, state, example) for state in (before, after))
+    dot, norm = (first * second).sum(), (first * first).sum()
+    factor = float(dot / norm) if norm > 0 else 1.0
+    size = float((factor * first).abs().max())
+    difference = float((second - factor * first).abs().max()) / (size or 1.0)
+    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    if tolerance is None:
+        tolerance = torch.finfo(first.dtype).eps ** 0.5
+    return Report(difference, factor, agreement, tolerance)
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, state: State, example: Tensor) -> Tensor:
+    floating = next(v for v in state.values() if v.is_floating_point())
+    return torch.func.functional_call(network, dict(state), (example.to(floating),))

@@ -1,0 +1,313 @@
+"""The scale symmetry removed, and geometry on what is left: a product of spheres.
+
+A rescaling ``f(λ z) = λ f(z)`` lets every unit's incoming weights be divided by their norm and the
+norm be pushed into the weights that read the unit. What remains of a unit is a point on a sphere; the
+last layer is one sphere; the network is a point on their product, the torus.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from ._checks import BIASES, State, check_choice, check_pair, check_state
+from .symmetry import Axis, Scale, Symmetry, rescale
+
+__all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
+
+
+def normalize(
+    state: State, symmetry: Symmetry, *, bias: str = "euclidean", center: bool = False
+) -> dict[str, Tensor]:
+    """Divide every unit by the norm of its incoming weights and push the norm into its readers.
+
+    The units are taken front to back: λ = 1/|w| multiplies what makes a unit (`rescale`), and the last
+    layer, weights and biases together, is divided by its own norm. The outputs change by that one positive
+    factor only. A layer before a BatchNorm is divided by itself, its running
+    statistics with it; BatchNorm's pair (γ, β) is the unit's vector for what follows, never divided by γ's sign.
+    A residual stream's units have several such vectors, joined in one sphere.
+
+    Args:
+        state: State dict; it is not changed.
+        symmetry: From `find_symmetries`.
+        bias: ``"euclidean"``, the bias is divided along but is not in the norm; ``"joint"``, the bias is part
+            of the vector, so that the whole space is a torus.
+        center: Subtract the mean over classes from the last layer first, which argmax does not see.
+
+    Returns:
+        The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
+
+    Raises:
+        ValueError: If the state does not fit the symmetry, or `bias` is another word.
+
+    Warns:
+        UserWarning: If units are dead (their vector is zero): they stay at zero.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> normal = normalize(model.state_dict(), symmetry)
+        >>> bool(torch.allclose(normal["1.weight"].norm(dim=1), torch.ones(5)))
+        True
+        >>> bool(toroid.same_function(model, model.state_dict(), normal, x))
+        True
+    """
+    check_state(state, symmetry)
+    check_choice("bias", bias, BIASES)
+    result = dict(state)
+    if center and symmetry.output:
+        for axis in symmetry.output.axes:
+            result[axis.parameter] = _centered(result[axis.parameter], axis)
+    dead = {}
+    for scale in symmetry.scales:
+        norms = scale.vectors(result, bias).norm(dim=1)
+        if count := int((norms == 0).sum()):
+            dead[scale.name] = count
+        result = rescale(result, {scale.name: torch.where(norms > 0, 1 / norms, 1.0)}, symmetry)
+    if dead:
+        listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
+        warnings.warn(f"dead units, left at zero ({listed})", stacklevel=2)
+    return result
+
+
+def _centered(tensor: Tensor, axis: Axis) -> Tensor:
+    rows = tensor.index_select(axis.dim, axis.positions[0].to(tensor.device))
+    return tensor - axis.spread(torch.ones(1), tensor, 0.0) * rows.mean(axis.dim, keepdim=True)
+
+
+def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
+    """The angle between the two vectors of every unit, in radians.
+
+    ``θ = 2 atan2(|a - b|, |a + b|)``, exact at 0 and at π, where an arccos is not. The angle between
+    a dead unit and a live one is π/2, between two dead ones 0.
+
+    Args:
+        a: Normalised state.
+        b: Normalised state.
+        symmetry: From `find_symmetries`.
+        bias: As in `normalize`.
+
+    Returns:
+        For each scale, by name, angles (units,) in [0, π]; ``"output"`` is the last layer's one.
+
+    Raises:
+        ValueError: If the states do not fit or are not normalised (with the same `bias`).
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a = toroid.normalize(model.state_dict(), symmetry)
+        >>> angles(a, a, symmetry)["1"]
+        tensor([0., 0., 0., 0., 0.])
+    """
+    _check_torus(a, b, symmetry, bias)
+    return {s.name: _angle(s.vectors(a, bias), s.vectors(b, bias)) for s in symmetry.scales}
+
+
+def _angle(a: Tensor, b: Tensor) -> Tensor:
+    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+
+
+def distance(
+    a: State, b: State, symmetry: Symmetry, *, mean: bool = False, bias: str = "euclidean"
+) -> float:
+    """Geodesic distance on the torus, ``sqrt(Σ θ²)`` over all spheres.
+
+    Args:
+        a: Normalised state.
+        b: Normalised state.
+        symmetry: From `find_symmetries`.
+        mean: Root mean square angle instead, in [0, π]: comparable between networks of different size.
+        bias: As in `normalize`; Euclidean biases are not on the torus and do not count.
+
+    Returns:
+        Radians.
+
+    Raises:
+        ValueError: As `angles`.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a = toroid.normalize(model.state_dict(), symmetry)
+        >>> distance(a, a, symmetry)
+        0.0
+    """
+    squares = torch.cat(
+        [angle.double() ** 2 for angle in angles(a, b, symmetry, bias=bias).values()]
+    )
+    return float((squares.mean() if mean else squares.sum()).sqrt())
+
+
+def geodesic(
+    a: State, b: State, t: float, symmetry: Symmetry, *, bias: str = "euclidean"
+) -> dict[str, Tensor]:
+    """The point at `t` on the geodesic from `a` to `b`: on every sphere the great circle, all at the same t.
+
+    ``sin((1-t)θ)/sin θ · a + sin(tθ)/sin θ · b`` for each unit; what is on no sphere (Euclidean biases,
+    running statistics, units whose scale is fixed) moves on a straight line. Integer buffers are `a`'s.
+
+    Args:
+        a: Normalised state, at t = 0.
+        b: Normalised state, at t = 1.
+        t: Place along the path.
+        symmetry: From `find_symmetries`.
+        bias: As in `normalize`.
+
+    Returns:
+        A normalised state.
+
+    Raises:
+        ValueError: As `angles`, and if two vectors are antipodal: no shortest path is distinguished.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> middle = geodesic(a, b, 0.5, symmetry)
+        >>> round(distance(a, middle, symmetry) / distance(a, b, symmetry), 4)
+        0.5
+    """
+    _check_torus(a, b, symmetry, bias)
+    result = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+    for scale in symmetry.scales:
+        first, second = scale.vectors(a, bias), scale.vectors(b, bias)
+        theta = _angle(first, second)
+        _check_antipodal(scale, theta)
+        weights = [_sine_ratio(theta, s)[:, None] for s in (1 - t, t)]
+        _write(result, scale, weights[0] * first + weights[1] * second, bias)
+    return result
+
+
+def _sine_ratio(theta: Tensor, t: float) -> Tensor:
+    """sin(tθ)/sin θ, with its limit t at θ = 0."""
+    return torch.where(theta > 0, torch.sin(t * theta) / torch.sin(theta), t)
+
+
+def log(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
+    """The tangent vector at `a` whose `exp` is `b`; its length on the spheres is the distance.
+
+    ``θ (b - a cos θ) / |b - a cos θ|`` for each unit, ``b - a`` for what is on no sphere.
+
+    Args:
+        a: Normalised state.
+        b: Normalised state.
+        symmetry: From `find_symmetries`.
+        bias: As in `normalize`.
+
+    Returns:
+        A tensor for every floating tensor of `a`.
+
+    Raises:
+        ValueError: As `geodesic`, and if a unit is dead in one state only: no tangent leads there.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a = toroid.normalize(model.state_dict(), symmetry)
+        >>> float(log(a, a, symmetry)["1.weight"].abs().max())
+        0.0
+    """
+    _check_torus(a, b, symmetry, bias)
+    result = {k: b[k] - v for k, v in a.items() if v.is_floating_point()}
+    for scale in symmetry.scales:
+        first, second = scale.vectors(a, bias), scale.vectors(b, bias)
+        theta = _angle(first, second)
+        _check_antipodal(scale, theta)
+        if ((first == 0).all(1) != (second == 0).all(1)).any():
+            raise ValueError(
+                f"scale {scale.name!r} has units that are dead in one of the states only"
+            )
+        # the chord's component along the tangent: 2 sin²(θ/2) a + (b - a) keeps small angles exact
+        across = second - first + 2 * torch.sin(theta / 2)[:, None] ** 2 * first
+        _write(result, scale, across * _sine_ratio_inverse(theta)[:, None], bias)
+    return result
+
+
+def _sine_ratio_inverse(theta: Tensor) -> Tensor:
+    """θ/sin θ, with its limit 1 at θ = 0."""
+    return torch.where(theta > 0, theta / torch.sin(theta), 1.0)
+
+
+def exp(
+    a: State, tangent: State, symmetry: Symmetry, *, bias: str = "euclidean"
+) -> dict[str, Tensor]:
+    """Walk from `a` along a tangent vector: ``cos|v| a + sin|v| v/|v|`` on each sphere, ``a + v`` elsewhere.
+
+    Args:
+        a: Normalised state.
+        tangent: A tensor for every floating tensor of `a`, orthogonal to `a` on each sphere.
+        symmetry: From `find_symmetries`.
+        bias: As in `normalize`.
+
+    Returns:
+        A normalised state.
+
+    Raises:
+        ValueError: If `a` does not fit or is not normalised.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> bool(distance(exp(a, log(a, b, symmetry), symmetry), b, symmetry) < 1e-5)
+        True
+    """
+    _check_torus(a, a, symmetry, bias)
+    result = {k: v + tangent[k] if v.is_floating_point() else v for k, v in a.items()}
+    for scale in symmetry.scales:
+        point, step = scale.vectors(a, bias), scale.vectors(tangent, bias)
+        length = step.norm(dim=1, keepdim=True)
+        moved = torch.cos(length) * point + torch.sinc(length / torch.pi) * step
+        _write(result, scale, moved, bias)
+    return result
+
+
+def _write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -> None:
+    """Put each unit's vector back where `Scale.vectors` took it from."""
+    start = 0
+    for axis in scale.sphere(bias):
+        tensor = result[axis.parameter].movedim(axis.dim, 0).clone()
+        positions = axis.positions.to(tensor.device)
+        size = positions.shape[1] * tensor[0].numel()
+        tensor[positions] = vectors[:, start : start + size].reshape(
+            *positions.shape, *tensor.shape[1:]
+        )
+        result[axis.parameter] = tensor.movedim(0, axis.dim)
+        start += size
+
+
+def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:
+    """Both states belong to one network and every unit is of norm 1 (or dead)."""
+    check_choice("bias", bias, BIASES)
+    check_pair(a, b)
+    check_state(a, symmetry)
+    for state in (a, b):
+        for scale in symmetry.scales:
+            norms = scale.vectors(state, bias).norm(dim=1)
+            off = ((norms - 1).abs() > 1e-3) & (norms > 0)
+            if off.any():
+                unit = int(off.nonzero()[0])
+                raise ValueError(
+                    f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the state is not on "
+                    f"the torus. Call normalize(state, symmetry, bias={bias!r}) first"
+                )
+
+
+def _check_antipodal(scale: Scale, theta: Tensor) -> None:
+    """No shortest way is distinguished between opposite points."""
+    limit = torch.pi - 8 * torch.finfo(theta.dtype).eps ** 0.5
+    if (theta > limit).any():
+        unit = int((theta > limit).nonzero()[0])
+        raise ValueError(
+            f"unit {unit} of {scale.name!r} has opposite vectors in the two states (angle {float(theta[unit]):.6f}): "
+            "no shortest path is distinguished between them. Move one of them slightly"
+        )
