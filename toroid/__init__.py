@@ -19,7 +19,16 @@ from .minimizers import Minimizer, Store, Stored, train_all
 from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
 from .paths import Geodesic, Linear
 from .symmetry import (
-    Axis, Group, Report, Scale, Symmetry, UnsupportedError, find_symmetries, permute, rescale, same_function,
+    Axis,
+    Group,
+    Report,
+    Scale,
+    Symmetry,
+    UnsupportedError,
+    find_symmetries,
+    permute,
+    rescale,
+    same_function,
 )  # fmt: skip
 from .torus import angles, distance, exp, geodesic, log, normalize
 

@@ -45,7 +45,7 @@ def check_pair(a: State, b: State) -> None:
 
 def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
-    check_pair({k: v for k, v in model.state_dict().items()}, state)
+    check_pair(dict(model.state_dict().items()), state)
 
 
 def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:

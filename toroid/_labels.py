@@ -1,11 +1,12 @@
 """Labels for every number of an exported graph: what can be exchanged with what, and scaled with what.
 
-The idea in one paragraph. Every dimension of every parameter gets fresh integer labels, one for each
-position. The graph is then run on labels instead of numbers: an activation is a tensor of labels
-that says, for each of its elements, which unit it belongs to. An operation that only moves numbers
-(flatten, cat, slice, permute, ...) is simply *executed* on the label tensors; one that computes
-*ties* labels: a linear layer ties its columns to its input, an addition ties its two operands.
-Nothing is decided before the end, where the connected components of the ties are the units.
+The idea in one paragraph. Every dimension of every parameter gets fresh integer labels, one for
+each position. The graph is then run on labels instead of numbers: an activation is a tensor of
+labels that says, for each of its elements, which unit it belongs to. An operation that only moves
+numbers (flatten, cat, slice, permute, ...) is simply *executed* on the label tensors; one that
+computes *ties* labels: a linear layer ties its columns to its input, an addition ties its two
+operands. Nothing is decided before the end, where the connected components of the ties are the
+units.
 
 Two kinds of labels travel together. ``unit`` answers "what must be permuted together", ``scale``
 answers "what must be multiplied by the same positive factor". They differ at a BatchNorm, which
@@ -139,7 +140,7 @@ def _spread(channels: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     return channels.view(ones).expand(*shape)
 
 
-# --- rules ------------------------------------------------------------------------------------------
+# --- rules ---------------------------------------------------------------------------------------
 # A rule takes (trace, node, *arguments of the operation) and returns the labels of its result.
 
 Rule = Callable[..., Any]
@@ -159,9 +160,10 @@ def rule(*operations: Any) -> Callable[[Rule], Rule]:
 
 @rule(
     aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.unsqueeze.default,
-    aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.permute.default, aten.cat.default,
-    aten.transpose.int, aten.slice.Tensor, aten.select.int, aten.expand.default, aten.stack.default,
-    aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.unflatten.int,
+    aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.permute.default,
+    aten.cat.default, aten.transpose.int, aten.slice.Tensor, aten.select.int, aten.expand.default,
+    aten.stack.default, aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.unflatten.int,
 )  # fmt: skip
 def moves(trace: Trace, node: torch.fx.Node, *args: Any, **kwargs: Any) -> Any:
     """Only moves numbers: the operation itself, carried out on the labels."""
@@ -196,10 +198,11 @@ def homogeneous(trace: Trace, node: torch.fx.Node, x: Label, *args: Any, **kwarg
 
 
 @rule(
-    aten.gelu.default, aten.silu.default, aten.silu_.default, aten.sigmoid.default, aten.tanh.default,
-    aten.hardtanh.default, aten.hardtanh_.default, aten.hardswish.default, aten.hardswish_.default,
-    aten.hardsigmoid.default, aten.elu.default, aten.elu_.default, aten.softplus.default,
-    aten.mish.default, aten.relu6.default, aten.relu6_.default, aten.selu.default, aten.selu_.default,
+    aten.gelu.default, aten.silu.default, aten.silu_.default, aten.sigmoid.default,
+    aten.tanh.default, aten.hardtanh.default, aten.hardtanh_.default, aten.hardswish.default,
+    aten.hardswish_.default, aten.hardsigmoid.default, aten.elu.default, aten.elu_.default,
+    aten.softplus.default, aten.mish.default, aten.relu6.default, aten.relu6_.default,
+    aten.selu.default, aten.selu_.default,
 )  # fmt: skip
 def elementwise(trace: Trace, node: torch.fx.Node, x: Label, *args: Any, **kwargs: Any) -> Label:
     """Acts on each element alone and is not homogeneous: units may move, their scale may not."""
@@ -299,7 +302,7 @@ def multiply(trace: Trace, node: torch.fx.Node, x: Any, y: Any) -> Label:
 def linear(
     trace: Trace, node: torch.fx.Node, x: Label, weight: Weight, bias: Weight | None = None
 ) -> Label:
-    """y = W x + b along the last dimension."""
+    """Compute y = W x + b along the last dimension."""
     return _affine(trace, node, x, weight, bias, channel=-1)
 
 
@@ -324,15 +327,16 @@ for _dims in (1, 2, 3):
 @rule(aten.batch_norm.default)
 def batch_norm(
     trace: Trace, node: torch.fx.Node, x: Label, weight: Weight | None, bias: Weight | None,
-    mean: Weight | None, var: Weight | None, training: bool, momentum: float, eps: float, *args: Any,
+    mean: Weight | None, var: Weight | None, training: bool, momentum: float, eps: float, *args:
+        Any,
 ) -> Label:  # fmt: skip
-    """y = γ (x - mean) / sqrt(var + eps) + β: the statistics absorb a scale, the pair starts one."""
+    """Compute y = γ (x - mean) / sqrt(var + eps) + β: the statistics absorb a scale, the pair starts one."""
     if mean is None or var is None or training:
         raise UnsupportedError("BatchNorm without running statistics")
     channels = {k: trace.per_channel(k, getattr(x, k), 1) for k in KINDS}
-    for weight_, role in ((mean, "mean"), (var, "var")):
-        for kind in KINDS:
-            trace.tie(kind, trace.slot(weight_, 0, role, eps), channels[kind])
+    for kind in KINDS:
+        trace.tie(kind, trace.slot(mean, 0, "mean"), channels[kind])
+        trace.tie(kind, trace.slot(var, 0, "var", eps), channels[kind])
     trace.uses.append(distinct(x.unit))
     if weight is None:
         trace.freeze("scale", trace.slot(mean, 0, "unscaled"), "BatchNorm without an affine pair")
@@ -347,7 +351,7 @@ def batch_norm(
     return Label(_spread(channels["unit"], shape, 1), _spread(out, shape, 1))
 
 
-# --- the walk ---------------------------------------------------------------------------------------
+# --- the walk ------------------------------------------------------------------------------------
 
 
 def operation(node: torch.fx.Node) -> str:

@@ -1,8 +1,8 @@
 """torchvision, imported in a way that also works beside a CPU-only torch.
 
-The registry's torchvision registers two fake kernels for compiled operators when it is imported; where its
-compiled part does not load (a CPU build of torch), the operators are unknown and the import fails.
-Declaring them first mends that: data sets, transforms and classification models need neither.
+The registry's torchvision registers two fake kernels for compiled operators when it is imported;
+where its compiled part does not load (a CPU build of torch), the operators are unknown and the
+import fails. Declaring them first mends that: data sets, transforms and classification models need neither.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The permutation symmetry removed, relative to a reference.
 
-`match` finds which unit of one network is which of the other; `align` moves a network's units to the
-places of their partners in the reference.
+`match` finds which unit of one network is which of the other; `align` moves a network's units to
+the places of their partners in the reference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Alignment:
 
     Attributes:
         state: The aligned state, of the same function as before.
-        permutations: For each group (units,): unit i of `state` was unit ``permutations[group][i]``.
+        permutations: For each group (units,): unit i of `state` was unit
+            ``permutations[group][i]``.
         signs: For each group whose activation is odd, ±1 for each unit; ReLU networks have none.
         similarity: For each group, the mean cosine similarity of the matched units.
     """
@@ -81,9 +82,10 @@ def align(state: State, to: State, symmetry: Symmetry, *, method: str = "sequent
 
     ``method="sequential"`` is the paper's: front to back, each group is matched on the cosine
     similarity of its units' incoming weights and permuted before the next group is matched; the
-    classes keep their places. A residual stream is matched where it begins, on the weights whose inputs are
-    matched already. The scale does not matter to a cosine within a layer, but what a unit reads does: align
-    normalised states (`normalize`), or see how much it costs not to.
+    classes keep their places. A residual stream is matched where it begins, on the weights whose
+    inputs are matched already. The scale does not matter to a cosine within a layer, but what a
+    unit reads
+    does: align normalised states (`normalize`), or see how much it costs not to.
 
     Args:
         state: State dict of the network to move; it is not changed.

@@ -18,20 +18,15 @@ def main() -> None:
     """Rerun the figures of the book with parameters of your own, and build it."""
 
 
-def _read_title(name: str) -> str:
-    first = notebooks._source(notebooks._read(name)["cells"][0])
-    return first.splitlines()[0].lstrip("# ")
-
-
 @main.command("list")
 def list_() -> None:
     """The figures, their presets, and how long the quick one took."""
     for name in notebooks.names():
-        seconds = notebooks._read(name)["metadata"].get("toroid", {}).get("seconds")
+        seconds = notebooks.run_info(name).get("seconds")
         took = f"{seconds:.0f} s" if seconds else "not run"
         stale = "" if notebooks.fresh(name) else ", stale"
         click.echo(
-            f"{name:14}  {_read_title(name)}\n{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})"
+            f"{name:14}  {notebooks.title(name)}\n{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})"
         )
 
 
@@ -89,7 +84,8 @@ def book(force: bool) -> None:
                 click.echo(f"running {name} ...")
                 notebooks.run(name)
         root = notebooks.root()
-    command = [sys.executable, "-m", "jupyter_book", "build", str(root), "-W", "--keep-going", "-q"]
+    build = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
+    command = [sys.executable, "-c", build, "build", str(root), "-W", "--keep-going", "-q"]
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)

@@ -1,8 +1,9 @@
 """Every data set as tensors: embedded, on disk, or downloaded.
 
-The digits that come with scikit-learn need nothing. MNIST, Fashion-MNIST and CIFAR-10 are read from the
-folder that ``TOROID_DATA`` names, or fetched there by torchvision when asked to (``download=True``); any folder
-of ``train/<class>/*`` and ``test/<class>/*`` images is a data set too.
+The digits that come with scikit-learn need nothing. MNIST, Fashion-MNIST and CIFAR-10 are read
+from the folder that ``TOROID_DATA`` names, or fetched there by torchvision when asked to
+(``download=True``); any folder of ``train/<class>/*`` and ``test/<class>/*`` images is a data set
+too.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Dataset:
     """Images and labels, resident as two tensors.
 
     Attributes:
-        images: (N, channels, height, width), floating, standardised with the training images' mean and
-            standard deviation of each channel.
+        images: (N, channels, height, width), floating, standardised with the training images' mean
+            and standard deviation of each channel.
         labels: (N,), integers below `classes`.
         classes: Number of classes.
         name: What it is, e.g. ``"digits/train"``.
@@ -96,7 +97,8 @@ def load(
 
     Args:
         name: ``"digits"`` (scikit-learn's 1,797 images of 8x8, split 1,297 / 500), ``"mnist"``,
-            ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder of ``train/<class>/*`` and ``test/<class>/*``.
+            ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder of ``train/<class>/*`` and
+            ``test/<class>/*``.
         root: Folder that holds the data sets; by default ``$TOROID_DATA``, else ``./data``.
         subset: Number of training images to keep, the same number of each class.
         download: Let torchvision fetch what is missing into `root`.

@@ -24,12 +24,7 @@ __all__ = ["Curve", "Score", "along", "evaluate", "refresh"]
 
 
 class Score(NamedTuple):
-    """How a state does on a data set.
-
-    Attributes:
-        error: Fraction misclassified, in [0, 1].
-        loss: Mean cross-entropy, in nats.
-    """
+    """How a state does on a data set: fraction misclassified, in [0, 1], and mean cross-entropy in nats."""
 
     error: float
     loss: float
@@ -88,8 +83,8 @@ def refresh(
     """Estimate BatchNorm's statistics again, on this data.
 
     Interpolated networks need it: the mean of two networks' statistics is not the statistics of
-    the network between them. The statistics are the plain mean over batches of each batch's mean and
-    (unbiased) variance; dropout stays off.
+    the network between them. The statistics are the plain mean over batches of each batch's mean
+    and (unbiased) variance; dropout stays off.
 
     Args:
         state: State dict; it is not changed.
@@ -198,8 +193,8 @@ def along(
         model: The network; it is not changed.
         data: Data to evaluate on, or several by name (the path is then walked once for all).
         points: Number of places, evenly spaced with both ends, or the ascending places themselves.
-        refresh: Data on which BatchNorm's statistics are estimated again at every place; None keeps the
-            path's own. Networks without BatchNorm do not need it.
+        refresh: Data on which BatchNorm's statistics are estimated again at every place; None
+            keeps the path's own. Networks without BatchNorm do not need it.
         batch_size: Images at a time.
         progress: Show a progress bar.
 

@@ -1,7 +1,7 @@
 """A described, trained and stored minimizer; many of them at once.
 
-A `Minimizer` says all that its weights depend on. Its key is the SHA-256 of that description, so that the
-store never has to ask whether a file is the right one.
+A `Minimizer` says all that its weights depend on. Its key is the SHA-256 of that description, so
+that the store never has to ask whether a file is the right one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Minimizer:
         architecture: A key of `toroid.models.ARCHITECTURES`.
         width: Factor on the hidden sizes.
         algorithm: ``"sgd"``.
-        settings: Arguments of the algorithm, e.g. ``{"epochs": 30, "lr": 0.1}``; the others take the
-            algorithm's defaults, which are written out, so that a changed default changes the key.
+        settings: Arguments of the algorithm, e.g. ``{"epochs": 30, "lr": 0.1}``; the others take
+            the algorithm's defaults, which are written out, so that a changed default changes the
+            key.
         subset: Number of training images, None for all.
         seed: Draws the first weights, the order of the images, and the augmentation.
 

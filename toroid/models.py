@@ -1,11 +1,12 @@
 """The paper's architectures, each with a width factor, for images of 1 or 3 channels.
 
-Sizes and layouts follow the sources; what had to be chosen for small images is said in each docstring.
-Fresh weights are PyTorch's defaults, drawn from torch's global generator.
+Sizes and layouts follow the sources; what had to be chosen for small images is said in each
+docstring. Fresh weights are PyTorch's defaults, drawn from torch's global generator.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from math import prod
 
@@ -39,7 +40,7 @@ def mlp(
     """
     sizes = [prod(shape), *(_scaled(size, width) for size in hidden)]
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 

@@ -9,6 +9,7 @@ against it. A range ends the help: ``(0.1 to 4)`` for numbers, and for each numb
 from __future__ import annotations
 
 import ast
+import base64
 import difflib
 import hashlib
 import inspect
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["ParameterError", "Parameter", "check", "declared", "fresh", "names", "parse", "run"]
+__all__ = ["Parameter", "ParameterError", "check", "declared", "fresh", "names", "parse", "run"]
 
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 _RANGE = re.compile(r"\((\S+) to (\S+)\)$")
@@ -92,7 +93,7 @@ def _nearest(word: str, choices: list[str]) -> str:
     return f". Did you mean {close[0]!r}?" if close else ""
 
 
-# --- where things are -------------------------------------------------------------------------------
+# --- where things are ----------------------------------------------------------------------------
 
 
 def root() -> Path:
@@ -129,7 +130,7 @@ def _source(cell: Mapping[str, Any]) -> str:
     return "".join(cell["source"])
 
 
-# --- parameters -------------------------------------------------------------------------------------
+# --- parameters ----------------------------------------------------------------------------------
 
 
 def declared(name: str) -> dict[str, Parameter]:
@@ -167,7 +168,8 @@ def validate(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         values: Some or all parameters by name.
 
     Raises:
-        ParameterError: For an unknown name (the nearest one is suggested), another type, or out of range.
+        ParameterError: For an unknown name (the nearest one is suggested), another type, or out of
+        range.
     """
     known = declared(name)
     for key in values:
@@ -181,8 +183,8 @@ def validate(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def check(namespace: dict[str, Any], name: str) -> None:
     """Check the parameters of the notebook that calls this, in the cell after its parameters.
 
-    Every plain value in the namespace is taken for a parameter, so that one that was injected under a wrong
-    name does not pass unseen.
+    Every plain value in the namespace is taken for a parameter, so that one that was injected
+    under a wrong name does not pass unseen.
 
     Args:
         namespace: ``globals()`` of the notebook; values are put back in their declared types.
@@ -258,7 +260,7 @@ def presets(name: str) -> list[str]:
     return ["quick", *(path.name.split(".")[1] for path in files)]
 
 
-# --- runs -------------------------------------------------------------------------------------------
+# --- runs ----------------------------------------------------------------------------------------
 
 
 def stamp(name: str) -> str:
@@ -274,7 +276,17 @@ def stamp(name: str) -> str:
 
 def fresh(name: str) -> bool:
     """Whether a page's stored outputs were made by its code and the library as they are now."""
-    return _read(name)["metadata"].get("toroid", {}).get("stamp") == stamp(name)
+    return run_info(name).get("stamp") == stamp(name)
+
+
+def run_info(name: str) -> dict[str, Any]:
+    """What is known of a page's last run: stamp, parameters, seconds, device, versions; empty if it was never run."""
+    return _read(name)["metadata"].get("toroid", {})
+
+
+def title(name: str) -> str:
+    """The heading of a notebook."""
+    return _source(_read(name)["cells"][0]).splitlines()[0].lstrip("# ")
 
 
 def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None = None) -> Path:
@@ -283,8 +295,8 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
     Args:
         name: Notebook.
         values: Parameters that differ from the notebook's.
-        output: Where to write the notebook that was run; None renews the page itself, which takes its
-            own parameters and nothing else. A page is replaced only after a run without error.
+        output: Where to write the notebook that was run; None renews the page itself, which takes
+            its own parameters and nothing else. A page is replaced only after a run without error.
 
     Returns:
         The notebook that was written.
@@ -312,7 +324,27 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         "python": platform.python_version(), "torch": torch.__version__, "device": _device(),
     }  # fmt: skip
     _tidy(written, info)
-    return written if output else written.replace(page)
+    if output:
+        return written
+    for label, image in figures(written).items():
+        (page.parent / "images").mkdir(exist_ok=True)
+        (page.parent / "images" / f"{label}.png").write_bytes(image)
+    return written.replace(page)
+
+
+def figures(path: Path) -> dict[str, bytes]:
+    """The named figures of a notebook that was run, as PNG."""
+    found = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        label = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+        images = [
+            o["data"]["image/png"]
+            for o in cell.get("outputs", [])
+            if "image/png" in o.get("data", {})
+        ]
+        if label and images:
+            found[label] = base64.b64decode(images[0])
+    return found
 
 
 def _device() -> str:

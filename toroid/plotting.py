@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ._checks import State
 from .symmetry import Symmetry
 
 __all__ = ["COLORS", "band", "connectivity", "style", "symmetry_map"]
@@ -49,42 +50,45 @@ def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int, label: s
     ax.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.18, linewidth=0)
 
 
-def symmetry_map(symmetry: Symmetry) -> Figure:
-    """Parameters against groups: where each group's units are made, normalised and read.
+def symmetry_map(symmetry: Symmetry, state: State) -> Figure:
+    """Modules against groups: where each group's units are made and where they are read.
 
     Args:
         symmetry: From `toroid.find_symmetries`.
+        state: State dict of the network; its order is that of the rows.
 
     Returns:
-        A figure with one column for each group and one row for each parameter.
+        A figure with one column for each group and one row for each module.
     """
     groups = symmetry.all_groups
-    names = list(dict.fromkeys(axis.parameter for group in groups for axis in group.axes))
-    figure, ax = plt.subplots(figsize=(1.6 + 0.75 * len(groups), 0.8 + 0.26 * len(names)))
-    looks = {
-        "made here": ("o", True),
-        "read here": ("o", False),
-        "BatchNorm's statistics": ("d", False),
-    }
-    roles = {"in": "read here", "mean": "BatchNorm's statistics", "var": "BatchNorm's statistics"}
+    rows = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    figure, ax = plt.subplots(figsize=(1.5 + 0.5 * len(groups), 1.2 + 0.19 * len(rows)))
+    looks = {"made": ("o", True), "made, by a BatchNorm": ("D", True), "read": ("o", False)}
     for x, group in enumerate(groups):
         color = COLORS[x % len(COLORS)]
-        rows = {
-            names.index(axis.parameter): roles.get(axis.role, "made here") for axis in group.axes
-        }
-        ax.plot([x, x], [min(rows), max(rows)], color=color, linewidth=1, alpha=0.5)
-        for y, look in rows.items():
-            marker, filled = looks[look]
-            ax.plot(x, y, marker, color=color, mfc=color if filled else "white", ms=7)
-    for look, (marker, filled) in looks.items():
-        if look != "BatchNorm's statistics" or any("running" in name for name in names):
-            ax.plot([], [], marker, color="0.3", mfc="0.3" if filled else "white", ms=7, label=look)
-    ax.set_xticks(range(len(groups)), [f"{group.name}\n({group.size})" for group in groups])
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlim=(-0.5, len(groups) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="group (units)")
+        at = {}
+        for axis in group.axes:  # a BatchNorm's statistics come before its pair (γ, β)
+            normed = axis.module in {a.module for a in group.axes if a.role == "mean"}
+            look = "read" if axis.role == "in" else "made, by a BatchNorm" if normed else "made"
+            at[rows.index(axis.module)] = look
+        ax.plot([x, x], [min(at), max(at)], color=color, linewidth=1, alpha=0.5)
+        for y, look in at.items():
+            _mark(ax, x, y, color, *looks[look])
+    used = ("made", "read") if not any("running_mean" in name for name in state) else looks
+    for look in used:
+        _mark(ax, [], [], "0.3", *looks[look], label=look)
+    ax.set_xticks(range(len(groups)), [f"{group.name} ({group.size})" for group in groups])
+    ax.tick_params("x", rotation=60)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(xlim=(-0.5, len(groups) - 0.5), ylim=(len(rows) - 0.5, -0.5), ylabel="module")
+    ax.set_xlabel("group (units)")
     ax.grid(axis="y", alpha=0.25)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+def _mark(ax: Axes, x: object, y: object, color: str, marker: str, filled: bool, **kw: str) -> None:
+    ax.plot(x, y, marker, color=color, mfc=color if filled else "white", ms=5.5, ls="none", **kw)
 
 
 def connectivity(curves: pd.DataFrame) -> Figure:

@@ -29,7 +29,8 @@ __all__ = [
     "permute", "rescale", "same_function",
 ]  # fmt: skip
 
-#: What a unit's numbers are multiplied by, in each role, when its output is multiplied by λ: λ^power.
+#: What a unit's numbers are multiplied by, in each role, when its output is multiplied by λ:
+#: λ^power.
 POWERS = {"out": 1, "late": 1, "bias": 1, "mean": 1, "var": 2, "in": -1, "slope": 0, "unscaled": 0}
 
 
@@ -40,10 +41,10 @@ class Axis:
     Attributes:
         parameter: Name in the state dict.
         dim: Dimension that the units index.
-        role: ``out``, the weights that make a unit (BatchNorm's γ and β among them); ``late``, the same, but
-            reading units whose scale is settled after this one's (a residual stream without
-            BatchNorm); ``bias``; ``mean`` and ``var``, BatchNorm's statistics; ``in``, the weights
-            that read the unit; ``slope``, a number of its activation.
+        role: ``out``, the weights that make a unit (BatchNorm's γ and β among them); ``late``, the
+            same, but reading units whose scale is settled after this one's (a residual stream
+            without BatchNorm); ``bias``; ``mean`` and ``var``, BatchNorm's statistics; ``in``, the
+            weights that read the unit; ``slope``, a number of its activation.
         index: The positions of each unit, one tuple for each; a flatten after a convolution gives
             every unit a block of H*W positions.
         eps: BatchNorm's ε where the role is ``var``.
@@ -226,7 +227,7 @@ def _short(names: Iterable[str], most: int = 4) -> str:
     return (", ".join(names[:most]) or "-") + more
 
 
-# --- discovery --------------------------------------------------------------------------------------
+# --- discovery -----------------------------------------------------------------------------------
 
 
 def find_symmetries(
@@ -399,7 +400,7 @@ def _positions(components: np.ndarray, units: list[int]) -> np.ndarray:
     return order[ranks[order] < len(units)].reshape(len(units), -1)
 
 
-# --- the engine -------------------------------------------------------------------------------------
+# --- the engine ----------------------------------------------------------------------------------
 
 
 def permute(
@@ -409,7 +410,8 @@ def permute(
 
     Args:
         state: State dict; it is not changed.
-        permutations: For each group to permute, an integer tensor (units,) that holds every unit once.
+        permutations: For each group to permute, an integer tensor (units,) that holds every unit
+            once.
         symmetry: The network's groups.
 
     Returns:
@@ -475,19 +477,19 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
                 f"scale {name!r} takes {size} positive finite factors, got shape "
                 f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
             )
-        for axis in scales[name].axes:
-            result[axis.parameter] = _multiply(result[axis.parameter], axis, factor)
+        multiply(result, scales[name], factor)
     return result
 
 
-def _multiply(tensor: Tensor, axis: Axis, factor: Tensor) -> Tensor:
-    if axis.power == 0:
-        return tensor
-    powers = axis.spread(factor.to(tensor) ** axis.power, tensor, fill=1.0)
-    if axis.role == "var":
-        # outside the group's positions powers is 1, and (var + ε) - ε may differ from var in its last bit
-        return torch.where(powers == 1, tensor, (tensor + axis.eps) * powers - axis.eps)
-    return tensor * powers
+def multiply(state: dict[str, Tensor], scale: Scale, factor: Tensor) -> None:
+    """Let a factor for each unit act on a scale's axes; replaces tensors in the dict."""
+    for axis in scale.axes:
+        if axis.power == 0:
+            continue
+        tensor = state[axis.parameter]
+        powers = axis.spread(factor.to(tensor) ** axis.power, tensor, fill=1.0)
+        # (var + ε) λ² - ε, in a form that leaves var as it is, to the last bit, where λ is 1
+        state[axis.parameter] = tensor * powers + axis.eps * (powers - 1)
 
 
 @dataclass(frozen=True)

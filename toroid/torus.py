@@ -1,8 +1,8 @@
 """The scale symmetry removed, and geometry on what is left: a product of spheres.
 
 A rescaling ``f(λ z) = λ f(z)`` lets every unit's incoming weights be divided by their norm and the
-norm be pushed into the weights that read the unit. What remains of a unit is a point on a sphere; the
-last layer is one sphere; the network is a point on their product, the torus.
+norm be pushed into the weights that read the unit. What remains of a unit is a point on a sphere;
+the last layer is one sphere; the network is a point on their product, the torus.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._checks import BIASES, State, check_choice, check_pair, check_state
-from .symmetry import Axis, Scale, Symmetry, rescale
+from .symmetry import Axis, Scale, Symmetry, multiply
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 
@@ -23,17 +23,17 @@ def normalize(
 ) -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
-    The units are taken front to back: λ = 1/|w| multiplies what makes a unit (`rescale`), and the last
-    layer, weights and biases together, is divided by its own norm. The outputs change by that one positive
-    factor only. A layer before a BatchNorm is divided by itself, its running
-    statistics with it; BatchNorm's pair (γ, β) is the unit's vector for what follows, never divided by γ's sign.
-    A residual stream's units have several such vectors, joined in one sphere.
+    The units are taken front to back: ``λ = 1/|w|`` multiplies what makes a unit (`rescale`), and the
+    last layer, weights and biases together, is divided by its own norm. The outputs change by that
+    one positive factor only. A layer before a BatchNorm is divided by itself, its running
+    statistics with it; BatchNorm's pair (γ, β) is the unit's vector for what follows, never
+    divided by γ's sign. A residual stream's units have several such vectors, joined in one sphere.
 
     Args:
         state: State dict; it is not changed.
         symmetry: From `find_symmetries`.
-        bias: ``"euclidean"``, the bias is divided along but is not in the norm; ``"joint"``, the bias is part
-            of the vector, so that the whole space is a torus.
+        bias: ``"euclidean"``, the bias is divided along but is not in the norm; ``"joint"``, the
+            bias is part of the vector, so that the whole space is a torus.
         center: Subtract the mean over classes from the last layer first, which argmax does not see.
 
     Returns:
@@ -43,7 +43,9 @@ def normalize(
         ValueError: If the state does not fit the symmetry, or `bias` is another word.
 
     Warns:
-        UserWarning: If units are dead (their vector is zero): they stay at zero.
+        UserWarning: If units are dead. Their vector stays at zero, and their scale is settled by their
+            bias or their BatchNorm's statistics; if nothing comes out of them, what reads them is
+            set to zero.
 
     Example:
         >>> import torch, toroid
@@ -66,11 +68,31 @@ def normalize(
         norms = scale.vectors(result, bias).norm(dim=1)
         if count := int((norms == 0).sum()):
             dead[scale.name] = count
-        result = rescale(result, {scale.name: torch.where(norms > 0, 1 / norms, 1.0)}, symmetry)
+            norms = _settle_dead(result, scale, norms)
+        multiply(result, scale, 1 / norms)
     if dead:
         listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
-        warnings.warn(f"dead units, left at zero ({listed})", stacklevel=2)
+        warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=2)
     return result
+
+
+def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:
+    """Norms in which a dead unit has that of what else makes it, or 1 and no readers.
+
+    Without incoming weights a unit is a constant, whose scale its bias or its BatchNorm's statistics
+    settle. If they are zero too, nothing ever comes out of it: what reads it is set to zero, or
+    its scale would be arbitrary.
+    """
+    carried = [axis for axis in scale.axes if axis.power > 0]
+    rows = [
+        (axis.rows(state[axis.parameter]) + axis.eps).abs() ** (2 / axis.power) for axis in carried
+    ]
+    norms = torch.where(norms > 0, norms, torch.cat(rows, 1).sum(1).sqrt())
+    for axis in scale.axes:
+        if axis.role == "in":
+            tensor = state[axis.parameter]
+            state[axis.parameter] = tensor * axis.spread((norms > 0).to(tensor), tensor, fill=1.0)
+    return torch.where(norms > 0, norms, 1.0)
 
 
 def _centered(tensor: Tensor, axis: Axis) -> Tensor:
@@ -81,8 +103,8 @@ def _centered(tensor: Tensor, axis: Axis) -> Tensor:
 def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
     """The angle between the two vectors of every unit, in radians.
 
-    ``θ = 2 atan2(|a - b|, |a + b|)``, exact at 0 and at π, where an arccos is not. The angle between
-    a dead unit and a live one is π/2, between two dead ones 0.
+    ``θ = 2 atan2(|a - b|, |a + b|)``, exact at 0 and at π, where an arccos is not. The angle
+    between a dead unit and a live one is π/2, between two dead ones 0.
 
     Args:
         a: Normalised state.
@@ -121,7 +143,8 @@ def distance(
         a: Normalised state.
         b: Normalised state.
         symmetry: From `find_symmetries`.
-        mean: Root mean square angle instead, in [0, π]: comparable between networks of different size.
+        mean: Root mean square angle instead, in [0, π]: comparable between networks of different
+            size.
         bias: As in `normalize`; Euclidean biases are not on the torus and do not count.
 
     Returns:
@@ -149,8 +172,9 @@ def geodesic(
 ) -> dict[str, Tensor]:
     """The point at `t` on the geodesic from `a` to `b`: on every sphere the great circle, all at the same t.
 
-    ``sin((1-t)θ)/sin θ · a + sin(tθ)/sin θ · b`` for each unit; what is on no sphere (Euclidean biases,
-    running statistics, units whose scale is fixed) moves on a straight line. Integer buffers are `a`'s.
+    ``sin((1-t)θ)/sin θ · a + sin(tθ)/sin θ · b`` for each unit; what is on no sphere (Euclidean
+    biases, running statistics, units whose scale is fixed) moves on a straight line. Integer
+    buffers are `a`'s.
 
     Args:
         a: Normalised state, at t = 0.
@@ -163,7 +187,8 @@ def geodesic(
         A normalised state.
 
     Raises:
-        ValueError: As `angles`, and if two vectors are antipodal: no shortest path is distinguished.
+        ValueError: As `angles`, and if two vectors are antipodal: no shortest path is
+        distinguished.
 
     Example:
         >>> import torch, toroid

@@ -32,8 +32,8 @@ class Trained:
 
     Attributes:
         state: The final state dict.
-        history: One row for each epoch: epoch, learning rate, mean training loss and error during the
-            epoch (of the moving weights, with augmentation).
+        history: One row for each epoch: epoch, learning rate, mean training loss and error during
+            the epoch (of the moving weights, with augmentation).
     """
 
     state: dict[str, Tensor]
@@ -47,21 +47,22 @@ def sgd(
 ) -> Trained:  # fmt: skip
     """Stochastic gradient descent on the cross-entropy, from the model's own weights.
 
-    The settings of the paper's authors (their code for arXiv 2006.07897) are the defaults, but for the
-    schedule, which is theirs with ``"steps"``.
+    The settings of the paper's authors (their code for arXiv 2006.07897) are the defaults, but for
+    the schedule, which is theirs with ``"steps"``.
 
     Args:
         model: Where to start; it is not changed.
         train: Training data; the training runs on its device.
         epochs: Passes over the data; 0 returns the start.
         generator: Draws the order of the images and the augmentation (on the CPU).
-        batch_size: Images in a step, at most all of them; an epoch leaves out the remainder (another one each
-            time).
+        batch_size: Images in a step, at most all of them; an epoch leaves out the remainder
+            (another one each time).
         lr: Learning rate at the start.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum (ignored without momentum).
         weight_decay: Times the weights, added to the gradient.
-        schedule: ``"cosine"`` to 0, ``"steps"`` (divided by 5 at 1/2 and 3/4 of the epochs), ``"constant"``.
+        schedule: ``"cosine"`` to 0, ``"steps"`` (divided by 5 at 1/2 and 3/4 of the epochs),
+            ``"constant"``.
         augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right.
         progress: Show a progress bar.
 

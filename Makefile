@@ -1,0 +1,39 @@
+# make book: build the site.  make test: the whole test suite.  Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: book test quick-test lint lock clean
+
+book: .venv/installed
+	$(BIN)/toroid book
+
+test: .venv/installed
+	$(BIN)/python -m pytest --cov --cov-report=term
+	TOROID_STORE=$(CURDIR)/.venv/minimizers $(BIN)/python -m pytest --nbval-lax --nbval-current-env book -p no:cacheprovider
+	$(BIN)/python -m pytest tests/site.py
+
+quick-test: .venv/installed
+	$(BIN)/python -m pytest -m "not slow" -x
+
+lint: .venv/installed
+	$(BIN)/pip install -q -r requirements.lock -e ".[dev]"
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
+
+# Needs uv; torch and torchvision keep their pins, the accelerator libraries are left to torch.
+lock:
+	grep -E '^torch(vision)?==' requirements.lock > .venv/torch.txt
+	head -2 requirements.lock > .venv/lock
+	uv pip compile --universal --python-version 3.10 --fork-strategy fewest --no-annotate --no-header \
+		--no-emit-index-url --all-extras -c .venv/torch.txt pyproject.toml --quiet \
+		| grep -v -i -E '^(nvidia|cuda|triton)' >> .venv/lock
+	mv .venv/lock requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf _build runs .venv

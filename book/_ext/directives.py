@@ -1,0 +1,54 @@
+"""Directives of the book: a notebook's parameters, and what each page's run took."""
+
+from __future__ import annotations
+
+import json
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+from toroid import notebooks
+
+
+class _Table(Directive):
+    """A Markdown table made when the site is built."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        container = nodes.container()
+        lines = ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines.insert(1, "|---" * lines[0].replace("\\|", "").count(" | ") + "|---|")
+        self.state.nested_parse(StringList(lines, source="directives"), 0, container)
+        return container.children
+
+    def rows(self) -> list[list[str]]:
+        raise NotImplementedError
+
+
+class Parameters(_Table):
+    """``{parameters} NAME``: the parameters of a notebook, from its parameters cell."""
+
+    def rows(self) -> list[list[str]]:
+        declared = notebooks.declared(self.arguments[0]).values()
+        shown = [[f"`{p.name}`", f"`{p.type}`", f"`{json.dumps(p.default)}`", p.help] for p in declared]
+        return [["parameter", "type", "default", "meaning"], *shown]
+
+
+class Runs(_Table):
+    """``{runs}``: how long each page took, where, and with what."""
+
+    def rows(self) -> list[list[str]]:
+        rows = [["page", "seconds", "machine", "Python", "torch", "presets"]]
+        for name in notebooks.names():
+            info = notebooks.run_info(name)
+            what = [str(info.get(key, "-")) for key in ("seconds", "device", "python", "torch")]
+            rows.append([f"[{name}]({name}.ipynb)", *what, ", ".join(notebooks.presets(name))])
+        return rows
+
+
+def setup(app: object) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("parameters", Parameters)
+    app.add_directive("runs", Runs)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
