@@ -86,6 +86,8 @@ class Trace:
 
     def slot(self, weight: Weight, dim: int, role: str, eps: float = 0.0) -> Tensor:
         """Labels of one dimension of a parameter: made at its first use, shared by every later one."""
+        if not isinstance(weight, Weight):
+            raise UnsupportedError("its weight is computed, not a parameter of the model")
         key = (weight.name, dim, role)
         if key not in self.slots:
             size = weight.shape[dim]
@@ -216,8 +218,10 @@ def prelu(trace: Trace, node: torch.fx.Node, x: Label, slope: Weight) -> Label:
     """Homogeneous; a slope for each channel moves with it."""
     trace.uses.append(distinct(x.unit))
     if slope.shape[0] > 1:
-        trace.tie("unit", trace.slot(slope, 0, "slope"), trace.per_channel("unit", x.unit, 1))
-        trace.freeze("scale", trace.slot(slope, 0, "slope"), "slope")
+        for kind in KINDS:
+            trace.tie(
+                kind, trace.slot(slope, 0, "slope"), trace.per_channel(kind, getattr(x, kind), 1)
+            )
     return x
 
 

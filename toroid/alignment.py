@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ._checks import State, check_choice, check_pair, check_state
-from .symmetry import Group, Symmetry, permute
+from .symmetry import Axis, Group, Symmetry, permute
 
 __all__ = ["Alignment", "align", "match", "permute"]
 
@@ -129,25 +129,26 @@ def _sequential(
     return permutations, similarity
 
 
-def _waiting(symmetry: Symmetry, matched: set[str]) -> set[str]:
-    """Parameters that units not yet matched still scramble."""
-    return {
-        a.parameter for group in symmetry.groups if group.name not in matched for a in group.axes
-    }
+def _waiting(symmetry: Symmetry, matched: set[str]) -> set[tuple[str, int]]:
+    """Parameters, and the dimension of each that units not yet matched still scramble."""
+    unmatched = (group for group in symmetry.groups if group.name not in matched)
+    return {(axis.parameter, axis.dim) for group in unmatched for axis in group.axes}
 
 
-def _similarity(state: State, to: State, group: Group, waiting: set[str]) -> Tensor:
+def _similarity(state: State, to: State, group: Group, waiting: set[tuple[str, int]]) -> Tensor:
     """Cosines between all pairs of units, averaged over the group's vectors that are in order already."""
-    cosines = []
-    for scale in group.scales:
-        axes = [a for a in scale.axes if a.role in ("out", "late") and a.parameter not in waiting]
-        if axes:
-            cosines.append(
-                _cosines(
-                    *(torch.cat([a.rows(s[a.parameter]) for a in axes], 1) for s in (to, state))
-                )
-            )
-    return torch.stack(cosines).mean(0)
+
+    def in_order(axis: Axis) -> bool:
+        return not any(name == axis.parameter and dim != axis.dim for name, dim in waiting)
+
+    makers = [[a for a in scale.axes if a.role in ("out", "late")] for scale in group.scales]
+    ready = [[a for a in axes if in_order(a)] for axes in makers]
+    vectors = [
+        [torch.cat([axis.rows(s[axis.parameter]) for axis in axes], 1) for s in (to, state)]
+        for axes in (ready if any(ready) else makers)
+        if axes
+    ]
+    return torch.stack([_cosines(a, b) for a, b in vectors]).mean(0)
 
 
 METHODS: dict[str, Callable] = {"sequential": _sequential}

@@ -1,0 +1,22 @@
+"""Every test runs on its own store and data folder, with few threads and repeatable examples."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("book", max_examples=25, deadline=None, derandomize=True)
+settings.load_profile("book")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOROID_STORE", str(tmp_path / "minimizers"))
+    monkeypatch.setenv("TOROID_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))

@@ -1,0 +1,134 @@
+"""Every source of data, on small sets made here."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+import toroid
+from PIL import Image
+from toroid import data
+
+
+def write_class_folders(folder, count=4, size=6):
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("ant", "bee", "cow"):
+            (folder / split / label).mkdir(parents=True)
+            for k in range(count):
+                pixels = draw.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{k}.png")
+
+
+def write_mnist(folder, count):
+    """Files in the published IDX format."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+    for split, n in (("train", count), ("t10k", count // 2)):
+        images = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes()
+        )
+        labels = np.arange(n, dtype=np.uint8) % 10
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 2049, n) + labels.tobytes()
+        )
+
+
+def test_digits_are_split_once_and_for_all():
+    train, test = data.load("digits")
+    assert (len(train), len(test), train.shape, train.classes) == (1297, 500, (1, 8, 8), 10)
+    assert train.images.mean().abs() < 1e-6
+    assert train.images.std() == pytest.approx(1, rel=1e-3)
+    again, _ = data.load("digits")
+    assert torch.equal(train.images, again.images)
+    rows = {tuple(image.flatten().tolist()) for image in train.images}
+    shared = sum(tuple(image.flatten().tolist()) in rows for image in test.images)
+    assert shared == 0
+
+
+def test_take_is_balanced_nested_and_always_the_same():
+    train, _ = data.load("digits")
+    few = train.take(50)
+    assert few.labels.bincount().tolist() == [5] * 10
+    assert torch.equal(train.take(100).images[:50], few.images)
+    subset, _ = data.load("digits", subset=50)
+    assert torch.equal(subset.images, few.images)
+    with pytest.raises(ValueError, match="cannot take 5000 of the 1297"):
+        train.take(5000)
+
+
+def test_class_folders_are_decoded_once(tmp_path, monkeypatch):
+    write_class_folders(tmp_path / "insects")
+    train, test = data.load(str(tmp_path / "insects"))
+    assert (train.shape, train.classes, len(test)) == ((3, 6, 6), 3, 12)
+    first = np.asarray(Image.open(tmp_path / "insects" / "train" / "ant" / "0.png"))
+    every = torch.stack(
+        [
+            torch.from_numpy(np.asarray(Image.open(p)).copy())
+            for p in sorted((tmp_path / "insects" / "train").glob("*/*.png"))
+        ]
+    )
+    scaled = every.float() / 255
+    expected = (torch.from_numpy(first.copy()).float() / 255 - scaled.mean((0, 1, 2))) / scaled.std(
+        (0, 1, 2)
+    )
+    assert torch.allclose(train.images[0], expected.permute(2, 0, 1), atol=1e-5)
+    monkeypatch.setattr(data, "_decode", lambda folder: pytest.fail("decoded again"))
+    again, _ = data.load(str(tmp_path / "insects"))
+    assert torch.equal(again.images, train.images)
+
+
+def test_a_changed_folder_is_decoded_again(tmp_path):
+    write_class_folders(tmp_path)
+    before, _ = data.load(str(tmp_path))
+    Image.new("RGB", (6, 6)).save(tmp_path / "train" / "bee" / "more.png")
+    after, _ = data.load(str(tmp_path))
+    assert (len(before), len(after)) == (12, 13)
+
+
+def test_a_damaged_cache_is_decoded_again(tmp_path):
+    write_class_folders(tmp_path)
+    before, _ = data.load(str(tmp_path))
+    (tmp_path / "train.safetensors").write_bytes(b"half a file")
+    after, _ = data.load(str(tmp_path))
+    assert torch.equal(before.images, after.images)
+
+
+def test_cifar10_is_read_from_class_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOROID_DATA", str(tmp_path))
+    write_class_folders(tmp_path / "cifar10")
+    assert data.load("cifar10")[0].name == "cifar10/train"
+
+
+def test_mnist_is_read_in_torchvisions_layout(tmp_path):
+    write_mnist(tmp_path, 40)
+    train, test = data.load("mnist", root=tmp_path)
+    assert (train.images.shape, len(test)) == ((40, 1, 28, 28), 20)
+    assert train.labels.tolist() == [k % 10 for k in range(40)]
+
+
+def test_what_is_missing_says_how_to_get_it(tmp_path):
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"{name} is not in .*TOROID_DATA.*download=True"
+        ):
+            data.load(name, root=tmp_path)
+    with pytest.raises(ValueError, match="no data set 'minst': it is none of digits, mnist"):
+        data.load("minst")
+    (tmp_path / "half" / "train" / "x").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="has no folder 'test'"):
+        data.load(str(tmp_path / "half"))
+
+
+def test_images_of_different_sizes_are_refused(tmp_path):
+    write_class_folders(tmp_path)
+    Image.new("RGB", (9, 6)).save(tmp_path / "train" / "bee" / "wide.png")
+    with pytest.raises(ValueError, match="differ in size"):
+        data.load(str(tmp_path))
+
+
+def test_a_data_set_checks_itself():
+    with pytest.raises(ValueError, match="3 images but 2 labels"):
+        toroid.data.Dataset(torch.zeros(3, 1, 2, 2), torch.zeros(2).long(), 10)

@@ -1,0 +1,157 @@
+"""Evaluation, BatchNorm's statistics and curves, each against a slow and obvious version."""
+
+import numpy as np
+import pytest
+import torch
+import toroid
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import gap
+from toroid.data import Dataset
+from toroid.landscape import Curve
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return toroid.data.load("digits")[0].take(300)
+
+
+def test_evaluate_is_the_plain_loop_for_every_batch_size(digits):
+    model = toroid.lenet(digits.shape, width=0.5).eval()
+    with torch.no_grad():
+        output = model(digits.images)
+    error = float((output.argmax(1) != digits.labels).double().mean())
+    loss = float(nn.functional.cross_entropy(output, digits.labels))
+    for batch_size in (7, 100, 1000):
+        score = toroid.evaluate(model.state_dict(), model, digits, batch_size=batch_size)
+        assert score.error == pytest.approx(error)
+        assert score.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_evaluate_is_in_evaluation_mode_and_changes_nothing(digits):
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), nn.Dropout(0.9)
+    ).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    scores = {toroid.evaluate(before, model, digits) for _ in range(3)}
+    toroid.refresh(before, model, digits)
+    assert len(scores) == 1
+    assert gap(before, model.state_dict()) == 0
+    assert all(module.training for module in model.modules())
+
+
+def test_refresh_is_what_pytorch_does(digits):
+    model = toroid.vgg16_bn(digits.shape, width=0.05)
+    fresh = toroid.refresh(model.state_dict(), model, digits, batch_size=100)
+    update_bn(digits.images.split(100), model)
+    expected = model.state_dict()
+    assert (
+        gap(
+            {k: v for k, v in fresh.items() if "running" in k},
+            {k: v for k, v in expected.items() if "running" in k},
+        )
+        < 1e-6
+    )
+
+
+def test_refresh_with_one_batch_is_the_mean_and_variance(digits):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10))
+    fresh = toroid.refresh(model.state_dict(), model, digits, batch_size=300)
+    flat = digits.images.flatten(1)
+    assert torch.allclose(fresh["1.running_mean"], flat.mean(0), atol=1e-6)
+    assert torch.allclose(fresh["1.running_var"], flat.var(0), rtol=1e-4)
+    assert not model.state_dict()["1.running_mean"].any()
+
+
+def test_refresh_without_batchnorm_gives_the_state_back(digits):
+    model = toroid.mlp(digits.shape, hidden=(4,))
+    assert gap(toroid.refresh(model.state_dict(), model, digits), model.state_dict()) == 0
+
+
+# --- curves -----------------------------------------------------------------------------------------
+
+VALUES = st.lists(st.floats(0, 1), min_size=3, max_size=9)
+
+
+@given(VALUES)
+def test_barrier_is_the_height_above_the_chord(values):
+    t = np.linspace(0, 1, len(values))
+    curve = Curve(t, np.array(values), np.array(values))
+    expected = max(
+        v - ((1 - s) * values[0] + s * values[-1]) for s, v in zip(t, values, strict=True)
+    )
+    assert curve.barrier == pytest.approx(expected, abs=1e-12)
+    assert curve.barrier >= -1e-12
+    assert curve.barrier_over_ends == max(values) - max(values[0], values[-1])
+    assert curve.loss_barrier == curve.barrier
+
+
+def test_along_evaluates_every_point(digits):
+    models = [toroid.mlp(digits.shape, hidden=(8,)) for _ in range(2)]
+    a, b = (m.state_dict() for m in models)
+    curve = toroid.along(toroid.Linear(a, b), models[0], digits, points=3)
+    middle = {k: (a[k] + b[k]) / 2 for k in a}
+    expected = [toroid.evaluate(s, models[0], digits) for s in (a, middle, b)]
+    assert curve.error.tolist() == pytest.approx([s.error for s in expected])
+    assert curve.loss.tolist() == pytest.approx([s.loss for s in expected], rel=1e-5)
+    assert list(curve.frame.columns) == ["t", "error", "loss"]
+
+
+def test_along_walks_once_for_several_data_sets(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    seen = []
+
+    def path(t):
+        seen.append(t)
+        return model.state_dict()
+
+    curves = toroid.along(path, model, {"few": digits.take(50), "all": digits}, points=[0, 0.3, 1])
+    assert list(curves) == ["few", "all"]
+    assert seen[1:] == [0, 0.3, 1]  # the first call checks the path
+
+
+def test_along_estimates_batchnorm_again_at_every_point(digits):
+    model = toroid.vgg16_bn(digits.shape, width=0.05)
+    state = model.state_dict()
+    curve = toroid.along(lambda t: state, model, digits, points=2, refresh=digits)
+    expected = toroid.evaluate(toroid.refresh(state, model, digits), model, digits)
+    assert curve.loss.tolist() == pytest.approx([expected.loss] * 2, rel=1e-5)
+    assert toroid.evaluate(state, model, digits).loss != pytest.approx(expected.loss, rel=1e-3)
+
+
+def test_symmetric_copies_have_no_barrier_on_the_torus_only(digits):
+    """The whole point, in one test: one function, written twice."""
+    torch.manual_seed(0)
+    model = toroid.mlp(digits.shape, hidden=(32, 32))
+    trained = toroid.training.sgd(
+        model, digits, epochs=20, generator=torch.Generator().manual_seed(0)
+    )
+    state = {k: v.double() for k, v in trained.state.items()}
+    symmetry = toroid.find_symmetries(model, digits.images[:2])
+    generator = torch.Generator().manual_seed(1)
+    permutations = {g.name: torch.randperm(g.size, generator=generator) for g in symmetry.groups}
+    factors = {g.name: torch.rand(g.size, generator=generator) * 3 + 0.2 for g in symmetry.groups}
+    copy = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    raw = toroid.along(toroid.Linear(state, copy), model, digits, points=11)
+    a, b = (toroid.normalize(s, symmetry) for s in (state, copy))
+    b = toroid.align(b, to=a, symmetry=symmetry).state
+    clean = toroid.along(toroid.Geodesic(a, b, symmetry), model, digits, points=11)
+    assert raw.barrier > 0.1
+    assert clean.barrier == 0
+
+
+def test_bad_input_says_what_is_wrong(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"only one of the two states has 3\.bias"):
+        toroid.evaluate({k: v for k, v in state.items() if k != "3.bias"}, model, digits)
+    with pytest.raises(ValueError, match=r"'1\.bias' has shape \(8,\) in one state and \(7,\)"):
+        toroid.evaluate({**state, "1.bias": torch.zeros(7)}, model, digits)
+    with pytest.raises(ValueError, match="at least two ascending places"):
+        toroid.along(toroid.Linear(state, state), model, digits, points=[0.5, 0.2])
+    with pytest.raises(ValueError, match="'nothing' is empty"):
+        toroid.evaluate(state, model, Dataset(digits.images[:0], digits.labels[:0], 10, "nothing"))
+    with pytest.raises(ValueError, match="only one of the two states"):
+        toroid.Linear(state, {})

@@ -1,0 +1,138 @@
+"""Descriptions and the store."""
+
+import dataclasses
+import json
+import multiprocessing
+
+import pytest
+import toroid
+from networks import gap
+from toroid.minimizers import Minimizer, Store, train_all
+
+SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}
+
+
+def test_the_key_is_that_of_canonical_json():
+    minimizer = Minimizer(**SMALL)
+    assert (
+        minimizer.key == Minimizer(**{**SMALL, "settings": {"lr": 0.1, "epochs": 1}}).key
+    )  # a default, spelled out
+    assert (
+        minimizer.key == Minimizer(**{**SMALL, "settings": {"epochs": 1, "weight_decay": 5e-4}}).key
+    )
+    assert json.loads(minimizer.json)["settings"]["momentum"] == 0.9
+    assert Minimizer(**{**SMALL, "width": 1}).key == Minimizer(**{**SMALL, "width": 1.0}).key
+
+
+def test_every_field_and_setting_changes_the_key():
+    base = Minimizer(**SMALL)
+    others = [
+        dataclasses.replace(base, **change)
+        for change in (
+            {"dataset": "mnist"},
+            {"architecture": "lenet"},
+            {"width": 0.03},
+            {"subset": None},
+            {"seed": 1},
+        )
+    ]
+    changes = {"epochs": 2, "batch_size": 64, "lr": 0.2, "momentum": 0.5, "nesterov": False, "weight_decay": 0.0,
+               "schedule": "steps", "augment": True}  # fmt: skip
+    assert changes.keys() == base.settings.keys()
+    others += [
+        dataclasses.replace(base, settings={**base.settings, k: v}) for k, v in changes.items()
+    ]
+    assert len({m.key for m in [base, *others]}) == 1 + len(others)
+
+
+def test_unknown_words_are_refused():
+    with pytest.raises(ValueError, match="architecture is 'vgg'; it can be 'mlp'"):
+        Minimizer(architecture="vgg")
+    with pytest.raises(ValueError, match="algorithm is 'adam'"):
+        Minimizer(algorithm="adam")
+    with pytest.raises(ValueError, match="sgd has no setting learning_rate; it has epochs"):
+        Minimizer(settings={"epochs": 1, "learning_rate": 0.1})
+    with pytest.raises(ValueError, match="sgd needs the setting epochs"):
+        Minimizer(settings={})
+
+
+def test_training_is_repeatable_and_recorded():
+    first, again = (Minimizer(**SMALL).train(device="cpu") for _ in range(2))
+    assert gap(first.state, again.state) == 0
+    other = Minimizer(**{**SMALL, "seed": 1}).train(device="cpu")
+    assert gap(first.state, other.state) > 0
+    model = Minimizer(**SMALL).model((1, 8, 8), 10)
+    train, test = Minimizer(**SMALL).load()
+    assert first.record["test_error"] == toroid.evaluate(first.state, model, test).error
+    assert first.record["train_error"] == toroid.evaluate(first.state, model, train).error
+    assert len(train) == 200
+
+
+def test_store_keeps_every_bit(tmp_path):
+    store, minimizer = Store(tmp_path / "new" / "store"), Minimizer(**SMALL)
+    stored = minimizer.train(device="cpu")
+    store.put(minimizer, stored)
+    found = store.get(minimizer)
+    assert gap(found.state, stored.state) == 0
+    assert found.record.items() >= stored.record.items()
+    assert sorted(p.suffix for p in store.folder.iterdir()) == [".json", ".safetensors"]
+    assert store.list()[["key", "architecture", "seed"]].to_numpy().tolist() == [
+        [minimizer.key, "mlp", 0]
+    ]
+
+
+def test_what_is_not_there_or_damaged_is_refused(tmp_path):
+    store, minimizer = Store(tmp_path), Minimizer(**SMALL)
+    with pytest.raises(KeyError, match="is not in"):
+        store.get(minimizer)
+    assert store.list().empty
+    store.put(minimizer, minimizer.train(device="cpu"))
+    path = tmp_path / f"{minimizer.key}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="is damaged"):
+        store.get(minimizer)
+
+
+def test_half_a_write_is_never_seen(tmp_path, monkeypatch):
+    store, minimizer = Store(tmp_path), Minimizer(**SMALL)
+    stored = minimizer.train(device="cpu")
+    monkeypatch.setattr(
+        "toroid.minimizers.json.dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    key = "0" * 64
+    monkeypatch.setattr(Minimizer, "key", key)
+    with pytest.raises(OSError, match="disk full"):
+        store.put(minimizer, stored)
+    assert minimizer not in store
+
+
+def _write(folder, stored):
+    for _ in range(20):
+        Store(folder).put(Minimizer(**SMALL), stored)
+
+
+def test_two_writers_do_no_harm(tmp_path):
+    stored = Minimizer(**SMALL).train(device="cpu")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_write, args=(tmp_path, stored)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert gap(Store(tmp_path).get(Minimizer(**SMALL)).state, stored.state) == 0
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_train_all_trains_what_is_missing(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    wanted = [Minimizer(**{**SMALL, "seed": seed}) for seed in range(3)]
+    train_all(wanted[:2], store, device="cpu", progress=False)
+    trained = []
+    original = Minimizer.train
+    monkeypatch.setattr(
+        Minimizer, "train", lambda self, **k: trained.append(self.seed) or original(self, **k)
+    )
+    found = train_all(wanted, store, device="cpu", progress=False)
+    assert trained == [2]
+    assert [m.record["description"]["seed"] for m in found] == [0, 1, 2]

@@ -1,0 +1,205 @@
+"""Groups are those a person would find, and every element of the symmetry leaves the function as it is."""
+
+import pytest
+import torch
+import toroid
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import ALL, BOOK, gap, network, random_element, random_state
+from torch import nn
+
+SEEDS = st.integers(0, 10_000)
+
+
+@given(st.sampled_from(ALL), SEEDS, st.booleans())
+def test_a_random_element_leaves_the_function_as_it_is(name, seed, dead):
+    model, example, symmetry = network(name)
+    state = random_state(model, seed, dead)
+    permutations, factors = random_element(symmetry, seed)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    report = toroid.same_function(model, state, moved, example, tolerance=1e-10)
+    assert report, report
+    if "output" in factors:
+        assert report.factor == pytest.approx(float(factors["output"]), rel=1e-9)
+
+
+@given(st.sampled_from(ALL), SEEDS)
+def test_permuting_there_and_back(name, seed):
+    model, _, symmetry = network(name)
+    state = random_state(model, seed)
+    permutations, _ = random_element(symmetry, seed)
+    back = {name: p.argsort() for name, p in permutations.items()}
+    assert (
+        gap(state, toroid.permute(toroid.permute(state, permutations, symmetry), back, symmetry))
+        == 0
+    )
+
+
+EXPECTED = {
+    "leaky": {"1": (6, "free"), "3": (5, "free")},
+    "gelu": {"1": (6, "gelu")},
+    "tanh": {"1": (6, "free"), "3": (5, "tanh")},
+    "width 1": {"1": (1, "free")},
+    "no hidden": {},
+    "residual": {"start": (7, "free"), "read": (5, "free")},
+    "branches": {"left": (4, "free"), "right": (3, "free"), "right#2": (3, "free"), "first": (5, "free")},
+    "shuffle": {"a": (2, "free"), "a#2": (2, "free"), "b": (2, "free"), "b#2": (2, "free")},
+    "channels last": {"conv": (5, "free")},
+    "half": {"start": (3, "free"), "start#2": (3, "gelu")},
+    "reused": {"start": (6, "free")},
+    "inplace": {"a": (4, "free")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_groups_are_those_a_person_finds(name):
+    symmetry = network(name)[2]
+    last = {g.name: (g.size, g.scales[-1].fixed or "free") for g in symmetry.groups}
+    assert last == EXPECTED[name]
+
+
+def test_a_flatten_gives_a_unit_a_block_of_columns():
+    lenet = network("lenet")[2]
+    (reader,) = (a for a in lenet["3"].axes if a.role == "in")
+    assert reader.index == ((0, 1, 2, 3),)  # 2 x 2 places, channels first
+    (reader,) = (a for a in network("channels last")[2]["conv"].axes if a.role == "in")
+    assert reader.index[1] == (1, 6, 11, 16)
+
+
+def test_a_residual_stream_is_one_group():
+    stream = network("resnet18")[2]["0"]
+    makers = [
+        a.parameter for a in stream.axes if a.role == "out" and a.parameter.endswith("conv2.weight")
+    ]
+    assert makers == ["3.conv2.weight", "4.conv2.weight"]
+
+
+def test_weights_that_read_their_own_stream_stay_out_of_the_norm():
+    roles = {a.parameter: a.role for a in network("residual")[2]["start"].axes if a.role != "in"}
+    assert roles == {
+        "start.weight": "out",
+        "start.bias": "bias",
+        "write.weight": "late",
+        "write.bias": "bias",
+    }
+
+
+def test_the_last_layer_has_one_factor_unless_something_follows():
+    output = network("mlp")[2].output
+    assert output.size == 1
+    assert [a.parameter for a in output.axes] == ["5.weight", "5.bias"]
+    assert network("softmax")[2].output is None
+
+
+def test_the_result_does_not_depend_on_hash_seed_or_weights():
+    model, example, symmetry = network("resnet18")
+    again = toroid.find_symmetries(model.double(), example)
+    model.float()
+    assert again == symmetry
+
+
+@pytest.mark.parametrize("name", ["branches", "resnet18"])
+def test_json_there_and_back(name):
+    symmetry = network(name)[2]
+    assert toroid.Symmetry.from_json(symmetry.to_json()) == symmetry
+
+
+def test_printing_lists_every_group():
+    printed = str(network("resnet18")[2]).splitlines()
+    assert printed[0].split() == ["group", "units", "made", "by", "read", "by", "scale"]
+    assert len(printed) == 1 + sum(len(g.scales) for g in network("resnet18")[2].all_groups)
+    assert "fixed: gelu" in str(network("gelu")[2])
+
+
+class Unknown(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.end = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.end(self.second(x.cumsum(1)).relu())
+
+
+def test_an_unknown_operation_is_refused_by_name_and_place():
+    with pytest.raises(
+        toroid.UnsupportedError, match=r"'cumsum' has no rule.*test_symmetry\.py.*cumsum\(1\)"
+    ):
+        toroid.find_symmetries(Unknown(), torch.zeros(2, 4))
+
+
+def test_what_is_not_understood_is_left_as_it_is():
+    model, example = Unknown(), torch.randn(5, 4, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, torch.zeros(2, 4), strict=False)
+    assert [g.name for g in symmetry.groups] == ["second"]
+    assert "cumsum" in str(symmetry)
+    state = random_state(model, 0)
+    permutations, factors = random_element(symmetry, 1)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, moved, example, tolerance=1e-10)
+
+
+class Autoencoder(nn.Module):
+    """A weight that is read in a way no rule covers, and in another that one does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.end = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = torch.nn.functional.linear(x, self.weight).relu()
+        return self.end(torch.nn.functional.linear(x, self.weight.t()).relu())
+
+
+def test_a_tied_weight_is_refused_or_left():
+    with pytest.raises(toroid.UnsupportedError, match="'t'"):
+        toroid.find_symmetries(Autoencoder(), torch.zeros(2, 4))
+    symmetry = toroid.find_symmetries(Autoencoder(), torch.zeros(2, 4), strict=False)
+    assert "weight" not in {a.parameter for g in symmetry.groups for a in g.axes}
+
+
+def test_grouped_convolution_is_refused_by_module():
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=2))
+    with pytest.raises(toroid.UnsupportedError, match=r"groups=2, at module '1'"):
+        toroid.find_symmetries(model, torch.zeros(1, 4, 2, 2))
+
+
+def test_the_model_is_not_changed():
+    model = toroid.resnet18((1, 8, 8), width=0.05).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    toroid.find_symmetries(model, torch.randn(2, 1, 8, 8))
+    toroid.same_function(model, before, before, torch.randn(2, 1, 8, 8))
+    assert gap(before, model.state_dict()) == 0
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("name", BOOK)
+def test_same_function_tells_another_function(name):
+    model, example, _ = network(name)
+    assert not toroid.same_function(model, random_state(model, 0), random_state(model, 1), example)
+    negative = {
+        k: -v if k.startswith(("5.", "11.")) else v for k, v in random_state(model, 0).items()
+    }
+    if name == "mlp":
+        report = toroid.same_function(model, random_state(model, 0), negative, example)
+        assert report.factor == pytest.approx(-1)
+        assert not report
+
+
+def test_wrong_permutations_and_factors_say_what_is_wrong():
+    model, _, symmetry = network("leaky")
+    state = random_state(model, 0)
+    with pytest.raises(ValueError, match="no group '9' to permute; there are 1, 3"):
+        toroid.permute(state, {"9": torch.arange(6)}, symmetry)
+    with pytest.raises(ValueError, match="permutation of its 6 units"):
+        toroid.permute(state, {"1": torch.zeros(6).long()}, symmetry)
+    with pytest.raises(ValueError, match="takes 6 positive finite factors"):
+        toroid.rescale(state, {"1": torch.tensor([1.0, 1, 1, 1, 1, -1])}, symmetry)
+    with pytest.raises(ValueError, match="no free scale 'x'; there are 1, 3, output"):
+        toroid.rescale(state, {"x": torch.ones(6)}, symmetry)
+    with pytest.raises(ValueError, match=r"no tensor '1\.weight'.*another network"):
+        toroid.permute({}, {}, symmetry)
+    with pytest.raises(ValueError, match=r"shape \(2, 12\).*another network"):
+        toroid.permute({**state, "1.weight": state["1.weight"][:2]}, {}, symmetry)
+    with pytest.raises(KeyError, match="there are 1, 3, output"):
+        symmetry["x"]

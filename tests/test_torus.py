@@ -1,0 +1,232 @@
+"""The normal form is one, the angles are exact, and the geodesic is a geodesic."""
+
+import math
+
+import pytest
+import torch
+import toroid
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import ALL, gap, network, random_element, random_state
+
+SEEDS, NAMES, BIAS = (
+    st.integers(0, 10_000),
+    st.sampled_from(ALL),
+    st.sampled_from(["euclidean", "joint"]),
+)
+QUIET = pytest.mark.filterwarnings("ignore:dead units")
+
+
+def reference(state, bias):
+    """The paper's normalisation of an MLP, weight by weight."""
+    layers = [name.removesuffix(".weight") for name in state if name.endswith("weight")]
+    state = {k: v.clone() for k, v in state.items()}
+    for layer, reader in zip(layers, layers[1:], strict=False):
+        for unit in range(len(state[f"{layer}.weight"])):
+            numbers = [*state[f"{layer}.weight"][unit].tolist()]
+            if bias == "joint":
+                numbers.append(float(state[f"{layer}.bias"][unit]))
+            norm = math.sqrt(sum(x * x for x in numbers))
+            state[f"{layer}.weight"][unit] /= norm
+            state[f"{layer}.bias"][unit] /= norm
+            state[f"{reader}.weight"][:, unit] *= norm
+    last = [state[f"{layers[-1]}.weight"], state[f"{layers[-1]}.bias"]]
+    norm = math.sqrt(sum(float((x * x).sum()) for x in last))
+    for x in last:
+        x /= norm
+    return state
+
+
+@given(SEEDS, BIAS)
+def test_normalize_is_the_papers_on_an_mlp(seed, bias):
+    model, _, symmetry = network("mlp")
+    state = random_state(model, seed)
+    assert gap(toroid.normalize(state, symmetry, bias=bias), reference(state, bias)) < 1e-13
+
+
+@QUIET
+@given(NAMES, SEEDS, st.booleans(), BIAS)
+def test_normalize_keeps_the_classifier(name, seed, dead, bias):
+    model, example, symmetry = network(name)
+    state = random_state(model, seed, dead)
+    normal = toroid.normalize(state, symmetry, bias=bias)
+    assert all(v.isfinite().all() for v in normal.values())
+    assert toroid.same_function(model, state, normal, example, tolerance=1e-10)
+
+
+@QUIET
+@given(NAMES, SEEDS, st.booleans(), BIAS)
+def test_normalize_is_idempotent_and_the_same_for_every_rescaling(name, seed, dead, bias):
+    model, _, symmetry = network(name)
+    state = random_state(model, seed, dead)
+    normal = toroid.normalize(state, symmetry, bias=bias)
+    assert gap(normal, toroid.normalize(normal, symmetry, bias=bias)) < 1e-10
+    _, factors = random_element(symmetry, seed)
+    scaled = toroid.rescale(state, factors, symmetry)
+    assert gap(normal, toroid.normalize(scaled, symmetry, bias=bias)) < 1e-10
+
+
+@given(NAMES, SEEDS, BIAS)
+def test_every_unit_is_on_its_sphere(name, seed, bias):
+    model, _, symmetry = network(name)
+    normal = toroid.normalize(random_state(model, seed), symmetry, bias=bias)
+    for scale in symmetry.scales:
+        assert torch.allclose(scale.vectors(normal, bias).norm(dim=1), torch.ones(1).double())
+
+
+@given(NAMES, SEEDS)
+def test_normalize_commutes_with_permutations(name, seed):
+    model, _, symmetry = network(name)
+    state = random_state(model, seed)
+    permutations, _ = random_element(symmetry, seed)
+    one = toroid.normalize(toroid.permute(state, permutations, symmetry), symmetry)
+    other = toroid.permute(toroid.normalize(state, symmetry), permutations, symmetry)
+    assert gap(one, other) < 1e-10
+
+
+def test_gamma_keeps_its_sign():
+    model, _, symmetry = network("vgg16_bn")
+    state = random_state(model, 3)
+    normal = toroid.normalize(state, symmetry)
+    for name in (k for k in state if k.endswith("weight") and state[k].dim() == 1):
+        assert torch.equal(state[name].sign(), normal[name].sign())
+
+
+def test_dead_units_are_counted_and_stay_at_zero():
+    model, example, symmetry = network("mlp")
+    state = random_state(model, 0)
+    state["1.weight"][3] = 0
+    state["1.weight"][5], state["1.bias"][5] = 0, 0
+    with pytest.warns(UserWarning, match=r"dead units.*\(1: 2\)"):
+        normal = toroid.normalize(state, symmetry)
+    assert not normal["1.weight"][3].any()
+    assert normal["1.bias"][3].abs() == 1  # a constant: its scale is settled by the bias
+    assert not normal["3.weight"][:, 5].any()  # nothing comes out of it: nothing reads it
+    assert toroid.same_function(model, state, normal, example, tolerance=1e-12)
+
+
+def test_centring_keeps_every_argmax():
+    model, example, symmetry = network("lenet")
+    state = random_state(model, 0)
+    centred = toroid.normalize(state, symmetry, center=True)
+    assert centred["11.weight"].mean(0).abs().max() < 1e-15
+    assert toroid.same_function(model, state, centred, example).agreement == 1
+    assert not toroid.same_function(model, state, centred, example)
+
+
+def test_a_joint_norm_of_a_residual_stream_need_not_exist():
+    """The equation of the deviations page: x = c + (B∘B)(A∘A) x has no solution x > 0 for large weights."""
+    state = random_state(network("residual")[0], 0)
+    growth = (3 * state["write.weight"]) ** 2 @ (3 * state["read.weight"]) ** 2
+    start = (state["start.weight"] ** 2).sum(1)
+    assert torch.linalg.eigvals(growth).abs().max() > 1
+    assert (torch.linalg.solve(torch.eye(7) - growth, start) < 0).any()
+
+
+# --- geometry ---------------------------------------------------------------------------------------
+
+
+def pair(name, seed, bias="euclidean"):
+    model, _, symmetry = network(name)
+    a, b = (toroid.normalize(random_state(model, s), symmetry, bias=bias) for s in (seed, seed + 1))
+    for scale in symmetry.scales:  # a vector of one number is ±1, with no way from one to the other
+        for axis in scale.sphere(bias):
+            if scale.vectors(a, bias).shape[1] == 1:
+                b[axis.parameter] = b[axis.parameter].abs() * a[axis.parameter].sign()
+    return a, b, symmetry
+
+
+@given(NAMES, SEEDS, BIAS)
+def test_distance_is_a_metric_that_arccos_agrees_with(name, seed, bias):
+    a, b, symmetry = pair(name, seed, bias)
+    assert toroid.distance(a, a, symmetry, bias=bias) == 0
+    there = toroid.distance(a, b, symmetry, bias=bias)
+    assert there == pytest.approx(toroid.distance(b, a, symmetry, bias=bias), rel=1e-12)
+    total = 0.0
+    for scale in symmetry.scales:
+        for u, v in zip(scale.vectors(a, bias), scale.vectors(b, bias), strict=True):
+            total += math.acos(max(-1.0, min(1.0, float(u @ v)))) ** 2
+    assert there == pytest.approx(math.sqrt(total), rel=1e-6, abs=1e-6)
+
+
+@given(st.floats(1e-12, math.pi - 1e-9), SEEDS)
+def test_angles_are_exact_where_arccos_is_not(theta, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u, v = torch.linalg.qr(torch.randn(9, 2, generator=generator, dtype=torch.float64))[0].T
+    found = toroid.torus._angle(u[None], (math.cos(theta) * u + math.sin(theta) * v)[None])
+    assert float(found) == pytest.approx(theta, rel=1e-3 if theta < 1e-9 else 1e-6)
+
+
+@given(NAMES, SEEDS, st.floats(0, 1), BIAS)
+def test_geodesic_walks_at_constant_speed(name, seed, t, bias):
+    a, b, symmetry = pair(name, seed, bias)
+    point = toroid.geodesic(a, b, t, symmetry, bias=bias)
+    whole = toroid.distance(a, b, symmetry, bias=bias)
+    assert toroid.distance(a, point, symmetry, bias=bias) == pytest.approx(t * whole, abs=1e-7)
+    assert toroid.distance(point, b, symmetry, bias=bias) == pytest.approx(
+        (1 - t) * whole, abs=1e-7
+    )
+
+
+@given(NAMES, SEEDS, st.floats(0, 1))
+def test_geodesic_exp_and_log_agree(name, seed, t):
+    a, b, symmetry = pair(name, seed)
+    tangent = toroid.log(a, b, symmetry)
+    length = sum(float((s.vectors(tangent) ** 2).sum()) for s in symmetry.scales) ** 0.5
+    assert length == pytest.approx(toroid.distance(a, b, symmetry), rel=1e-9, abs=1e-9)
+    walked = toroid.exp(a, {k: t * v for k, v in tangent.items()}, symmetry)
+    assert gap(walked, toroid.geodesic(a, b, t, symmetry)) < 1e-9
+    assert gap(toroid.exp(a, tangent, symmetry), b) < 1e-9
+
+
+def test_the_ends_of_a_geodesic_are_its_ends():
+    a, b, symmetry = pair("resnet18", 0)
+    assert gap(toroid.geodesic(a, b, 0.0, symmetry), a) < 1e-15
+    assert gap(toroid.geodesic(a, b, 1.0, symmetry), b) < 1e-15
+
+
+@QUIET
+def test_a_geodesic_from_a_dead_unit_grows_out_of_zero():
+    model, _, symmetry = network("mlp")
+    a, b = random_state(model, 0), random_state(model, 1)
+    a["1.weight"][2] = 0
+    a, b = toroid.normalize(a, symmetry), toroid.normalize(b, symmetry)
+    assert float(toroid.angles(a, b, symmetry)["1"][2]) == pytest.approx(math.pi / 2)
+    middle = toroid.geodesic(a, b, 0.5, symmetry)["1.weight"][2]
+    assert torch.allclose(middle, math.sin(math.pi / 4) * b["1.weight"][2])
+    with pytest.raises(ValueError, match="'1' has units that are dead in one of the states"):
+        toroid.log(a, b, symmetry)
+
+
+def test_opposite_points_are_refused_by_unit():
+    model, _, symmetry = network("mlp")
+    a = toroid.normalize(random_state(model, 0), symmetry)
+    b = {**a, "3.weight": a["3.weight"].clone()}
+    b["3.weight"][1] *= -1
+    with pytest.raises(ValueError, match="unit 1 of '3' has opposite vectors"):
+        toroid.geodesic(a, b, 0.5, symmetry)
+
+
+def test_states_off_the_torus_are_refused_with_what_to_do():
+    model, _, symmetry = network("mlp")
+    state = random_state(model, 0)
+    normal = toroid.normalize(state, symmetry)
+    with pytest.raises(ValueError, match=r"unit \d+ of '1' has norm .* Call normalize"):
+        toroid.distance(normal, state, symmetry)
+    with pytest.raises(ValueError, match="bias='joint'"):
+        toroid.distance(normal, normal, symmetry, bias="joint")
+    with pytest.raises(ValueError, match="bias is 'both'; it can be 'euclidean', 'joint'"):
+        toroid.normalize(state, symmetry, bias="both")
+    with pytest.raises(ValueError, match=r"only one of the two states has 5\.bias"):
+        toroid.distance(normal, {k: v for k, v in normal.items() if k != "5.bias"}, symmetry)
+
+
+def test_nothing_is_written_into_the_input():
+    model, _, symmetry = network("resnet18")
+    state = random_state(model, 0)
+    copy = {k: v.clone() for k, v in state.items()}
+    normal = toroid.normalize(state, symmetry, center=True)
+    kept = {k: v.clone() for k, v in normal.items()}
+    toroid.exp(normal, toroid.log(normal, normal, symmetry), symmetry)
+    assert gap(state, copy) == 0
+    assert gap(normal, kept) == 0
