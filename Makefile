@@ -8,12 +8,11 @@ book: .venv/installed
 	$(BIN)/toroid book
 
 test: .venv/installed
-	$(BIN)/python -m pytest --cov --cov-report=term
-	TOROID_STORE=$(CURDIR)/.venv/minimizers $(BIN)/python -m pytest --nbval-lax --nbval-current-env book -p no:cacheprovider
-	$(BIN)/python -m pytest tests/site.py
+	TOROID_STORE=$$(mktemp -d) $(BIN)/python -m pytest tests toroid book --nbval-lax --nbval-current-env \
+		--cov --cov-report=term --durations=10
 
 quick-test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow" -x
+	$(BIN)/python -m pytest tests toroid -x --ignore tests/test_site.py
 
 lint: .venv/installed
 	$(BIN)/pip install -q -r requirements.lock -e ".[dev]"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import toroid
 from torch import Tensor, nn
+
+import toroid
 
 
 class Residual(nn.Module):
@@ -22,6 +23,18 @@ class Residual(nn.Module):
         x = self.start(x.flatten(1)).relu()
         x = (x + self.write(self.read(x).relu())).relu()
         return self.end(x)
+
+
+class ClassStream(nn.Module):
+    """A residual stream whose units are the classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.read, self.write = nn.Linear(12, 3), nn.Linear(3, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x.flatten(1))
+        return x + self.write(self.read(x).relu())
 
 
 class Branches(nn.Module):
@@ -123,7 +136,8 @@ def _small() -> dict[str, nn.Module]:
         "width 1": nn.Sequential(flat, nn.Linear(12, 1), nn.ReLU(), nn.Linear(1, 3)),
         "no hidden": nn.Sequential(flat, nn.Linear(12, 3)),
         "softmax": nn.Sequential(flat, nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.Sigmoid()),
-        "residual": Residual(), "branches": Branches(), "shuffle": Shuffle(), "channels last": ChannelsLast(),
+        "residual": Residual(),
+        "class stream": ClassStream(), "branches": Branches(), "shuffle": Shuffle(), "channels last": ChannelsLast(),
         "half": Half(), "reused": Reused(), "inplace": Inplace(),
     }  # fmt: skip
 

@@ -5,8 +5,9 @@ import struct
 import numpy as np
 import pytest
 import torch
-import toroid
 from PIL import Image
+
+import toroid
 from toroid import data
 
 

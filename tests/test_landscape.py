@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
-import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
-from toroid.data import Dataset
-from toroid.landscape import Curve
 from torch import nn
 from torch.optim.swa_utils import update_bn
+
+import toroid
+from toroid.data import Dataset
+from toroid.landscape import Curve
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import json
 import multiprocessing
 
 import pytest
-import toroid
 from networks import gap
+
+import toroid
 from toroid.minimizers import Minimizer, Store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
+
+import toroid
 from toroid import training
 from toroid.data import Dataset
 
@@ -127,5 +128,5 @@ def test_bad_input_says_what_is_wrong(digits):
         training.sgd(model, digits, epochs=1, schedule="linear", generator=generator())
     with pytest.raises(ValueError, match="epochs is -1"):
         training.sgd(model, digits, epochs=-1, generator=generator())
-    with pytest.raises(FloatingPointError, match="epoch .* smaller lr than 1000000"):
+    with pytest.raises(FloatingPointError, match=r"epoch .* smaller lr than 1000000"):
         training.sgd(model, digits, epochs=20, lr=1e6, generator=generator())

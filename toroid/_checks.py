@@ -21,14 +21,15 @@ def check_state(state: State, symmetry: Symmetry) -> None:
         for axis in group.axes:
             if axis.parameter not in state:
                 raise ValueError(
-                    f"the state has no tensor {axis.parameter!r}, which group {group.name!r} needs; was "
-                    "the symmetry found on another network?"
+                    f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
+                    "was the symmetry found on another network?"
                 )
             shape, last = tuple(state[axis.parameter].shape), int(axis.positions.max())
             if axis.dim >= len(shape) or last >= shape[axis.dim]:
                 raise ValueError(
                     f"{axis.parameter!r} has shape {shape}, but group {group.name!r} indexes "
-                    f"{last + 1} places of dimension {axis.dim}; was the symmetry found on another network?"
+                    f"{last + 1} places of dimension {axis.dim}; was the symmetry found on another "
+                    "network?"
                 )
 
 
@@ -39,7 +40,8 @@ def check_pair(a: State, b: State) -> None:
     for name, tensor in a.items():
         if tensor.shape != b[name].shape:
             raise ValueError(
-                f"{name!r} has shape {tuple(tensor.shape)} in one state and {tuple(b[name].shape)} in the other"
+                f"{name!r} has shape {tuple(tensor.shape)} in one state and "
+                f"{tuple(b[name].shape)} in the other"
             )
 
 

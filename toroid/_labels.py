@@ -1,4 +1,4 @@
-"""Labels for every number of an exported graph: what can be exchanged with what, and scaled with what.
+"""Labels for every number of an exported graph: what is exchanged, and what is scaled, together.
 
 The idea in one paragraph. Every dimension of every parameter gets fresh integer labels, one for
 each position. The graph is then run on labels instead of numbers: an activation is a tensor of
@@ -81,11 +81,11 @@ class Trace:
     refused: list[str] = field(default_factory=list)
     untouchable: dict[str, str] = field(
         default_factory=dict
-    )  # parameter -> the operation that reads it
+    )  # parameter -> operation that reads it
     count: int = 2
 
     def slot(self, weight: Weight, dim: int, role: str, eps: float = 0.0) -> Tensor:
-        """Labels of one dimension of a parameter: made at its first use, shared by every later one."""
+        """Labels of one dimension of a parameter: made at its first use, shared by later ones."""
         if not isinstance(weight, Weight):
             raise UnsupportedError("its weight is computed, not a parameter of the model")
         key = (weight.name, dim, role)
@@ -105,7 +105,7 @@ class Trace:
         self.frozen[kind].append((distinct(labels), reason))
 
     def per_channel(self, kind: str, labels: Tensor, dim: int) -> Tensor:
-        """One label for each position along `dim`; what differs along the others is tied together."""
+        """One label for each position along `dim`; what differs along the others is tied."""
         rows = _squeeze(labels, keep=dim).movedim(dim, 0).flatten(1)  # (channels, rest)
         if rows.shape[1] > 1:
             self.tie(kind, rows[:, 1:], rows[:, :1])
@@ -192,7 +192,7 @@ def item(trace: Trace, node: torch.fx.Node, x: Any, index: int) -> Any:
     aten.alias.default, aten.contiguous.default, aten.detach.default,
 )  # fmt: skip
 def homogeneous(trace: Trace, node: torch.fx.Node, x: Label, *args: Any, **kwargs: Any) -> Label:
-    """f(λ z) = λ f(z) for λ > 0, on each element alone (dropout: in evaluation mode, the identity)."""
+    """f(λ z) = λ f(z) for λ > 0, on each element alone; dropout is off in evaluation mode."""
     if "dropout" in str(node.target) and args[1]:
         raise UnsupportedError("dropout that is active in evaluation mode")
     trace.uses.append(distinct(x.unit))
@@ -306,7 +306,7 @@ def multiply(trace: Trace, node: torch.fx.Node, x: Any, y: Any) -> Label:
 def linear(
     trace: Trace, node: torch.fx.Node, x: Label, weight: Weight, bias: Weight | None = None
 ) -> Label:
-    """Compute y = W x + b along the last dimension."""
+    """W x + b along the last dimension."""
     return _affine(trace, node, x, weight, bias, channel=-1)
 
 
@@ -334,7 +334,7 @@ def batch_norm(
     mean: Weight | None, var: Weight | None, training: bool, momentum: float, eps: float, *args:
         Any,
 ) -> Label:  # fmt: skip
-    """Compute y = γ (x - mean) / sqrt(var + eps) + β: the statistics absorb a scale, the pair starts one."""
+    """γ (x - mean) / sqrt(var + ε) + β: the statistics absorb a scale, the pair starts one."""
     if mean is None or var is None or training:
         raise UnsupportedError("BatchNorm without running statistics")
     channels = {k: trace.per_channel(k, getattr(x, k), 1) for k in KINDS}
@@ -406,8 +406,8 @@ def _call(result: Trace, node: torch.fx.Node, values: dict, strict: bool) -> Any
         message = f"{error}, at {place(node)}"
         if strict:
             raise UnsupportedError(
-                f"cannot read the symmetries of this network: {message}. Pass strict=False to leave "
-                "the units that meet here as they are."
+                f"cannot read the symmetries of this network: {message}. Pass strict=False to "
+                "leave the units that meet here as they are."
             ) from None
         return _leave(result, node, args, kwargs, message)
 
@@ -456,6 +456,6 @@ def _find(kind: type, tree: Any) -> list:
 
 
 def structure(model: nn.Module) -> nn.Module:
-    """A copy of a model's modules in evaluation mode that shares its tensors: nothing is written to them."""
+    """A copy of a model's modules, in evaluation mode, that shares its tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(x): x for x in tensors}).eval()

@@ -2,7 +2,8 @@
 
 The registry's torchvision registers two fake kernels for compiled operators when it is imported;
 where its compiled part does not load (a CPU build of torch), the operators are unknown and the
-import fails. Declaring them first mends that: data sets, transforms and classification models need neither.
+import fails. Declaring them first mends that: data sets, transforms and classification models
+need neither.
 """
 
 from __future__ import annotations

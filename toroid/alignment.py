@@ -6,7 +6,7 @@ the places of their partners in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -83,9 +83,7 @@ def align(state: State, to: State, symmetry: Symmetry, *, method: str = "sequent
     ``method="sequential"`` is the paper's: front to back, each group is matched on the cosine
     similarity of its units' incoming weights and permuted before the next group is matched; the
     classes keep their places. A residual stream is matched where it begins, on the weights whose
-    inputs are matched already. The scale does not matter to a cosine within a layer, but what a
-    unit reads
-    does: align normalised states (`normalize`), or see how much it costs not to.
+    inputs are matched already.
 
     Args:
         state: State dict of the network to move; it is not changed.
@@ -119,9 +117,10 @@ def _sequential(
     state: State, to: State, symmetry: Symmetry
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Match a group, permute its producers and consumers, go on to the next."""
-    permutations, similarity = {}, {}
+    permutations: dict[str, Tensor] = {}
+    similarity: dict[str, float] = {}
     for group in symmetry.groups:
-        cosines = _similarity(state, to, group, _waiting(symmetry, {*permutations, group.name}))
+        cosines = _similarity(state, to, group, _waiting(symmetry, permutations.keys()))
         permutation = _assign(cosines)
         state = permute(state, {group.name: permutation}, symmetry)
         permutations[group.name] = permutation
@@ -129,14 +128,14 @@ def _sequential(
     return permutations, similarity
 
 
-def _waiting(symmetry: Symmetry, matched: set[str]) -> set[tuple[str, int]]:
+def _waiting(symmetry: Symmetry, matched: Collection[str]) -> set[tuple[str, int]]:
     """Parameters, and the dimension of each that units not yet matched still scramble."""
     unmatched = (group for group in symmetry.groups if group.name not in matched)
     return {(axis.parameter, axis.dim) for group in unmatched for axis in group.axes}
 
 
 def _similarity(state: State, to: State, group: Group, waiting: set[tuple[str, int]]) -> Tensor:
-    """Cosines between all pairs of units, averaged over the group's vectors that are in order already."""
+    """Cosines between all pairs of units: the mean over the group's vectors that are in order."""
 
     def in_order(axis: Axis) -> bool:
         return not any(name == axis.parameter and dim != axis.dim for name, dim in waiting)

@@ -25,9 +25,8 @@ def list_() -> None:
         seconds = notebooks.run_info(name).get("seconds")
         took = f"{seconds:.0f} s" if seconds else "not run"
         stale = "" if notebooks.fresh(name) else ", stale"
-        click.echo(
-            f"{name:14}  {notebooks.title(name)}\n{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})"
-        )
+        click.echo(f"{name:14}  {notebooks.title(name)}")
+        click.echo(f"{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})")
 
 
 @main.command()
@@ -59,7 +58,7 @@ def explain(name: str) -> None:
     help="Folder to write to, instead of a new one in runs/.",
 )
 def run(name: str, assignments: tuple[str, ...], title: str, output: Path | None) -> None:
-    """Run the figure NAME; the notebook and its results go into a folder of their own under runs/."""
+    """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
     with _friendly():
         values = {**notebooks.preset(name, title), **notebooks.parse(name, list(assignments))}
         folder = (

@@ -124,7 +124,7 @@ def load(
         parts = _class_folders(Path(name).expanduser())
     else:
         raise ValueError(
-            f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name exists"
+            f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name"
         )
     title = Path(name).name
     train, test = (_dataset(*parts[split], f"{title}/{split}") for split in ("train", "test"))
@@ -173,9 +173,9 @@ def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
             source = maker(str(folder), train=split == "train", download=download)
         except RuntimeError as error:
             raise FileNotFoundError(
-                f"{name} is not in {folder.resolve()}. Set TOROID_DATA (or root) to the folder that holds it, "
-                f"or call load({name!r}, root=..., download=True) once to fetch it; from the command line: "
-                f'python -c "import toroid; toroid.data.load({name!r}, root={str(folder)!r}, download=True)"'
+                f"{name} is not in {folder.resolve()}. Set TOROID_DATA (or root) to the folder "
+                "that holds it, or fetch it there once: python -c "
+                f'"import toroid; toroid.data.load({name!r}, root={str(folder)!r}, download=True)"'
             ) from error
         images = torch.as_tensor(np.asarray(source.data))
         images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)

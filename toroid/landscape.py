@@ -24,7 +24,7 @@ __all__ = ["Curve", "Score", "along", "evaluate", "refresh"]
 
 
 class Score(NamedTuple):
-    """How a state does on a data set: fraction misclassified, in [0, 1], and mean cross-entropy in nats."""
+    """How a state does on a data set: fraction misclassified, and mean cross-entropy in nats."""
 
     error: float
     loss: float
@@ -152,7 +152,7 @@ class Curve:
 
     @property
     def barrier_over_ends(self) -> float:
-        """``max over t of error(t) - max(error(0), error(1))``: how far the path is above its worse end."""
+        """``max over t of error(t) - max(error(0), error(1))``: the height above the worse end."""
         return float(self.error.max() - max(self.error[0], self.error[-1]))
 
     @property
@@ -179,12 +179,14 @@ def along(
 ) -> Curve: ...  # fmt: skip
 @overload
 def along(
-    path: Path, model: nn.Module, data: Mapping[str, Dataset], *, points: int | Sequence[float] = ...,
-    refresh: Dataset | None = ..., batch_size: int = ..., progress: bool = ...,
+    path: Path, model: nn.Module, data: Mapping[str, Dataset], *,
+    points: int | Sequence[float] = ..., refresh: Dataset | None = ..., batch_size: int = ...,
+    progress: bool = ...,
 ) -> dict[str, Curve]: ...  # fmt: skip
 def along(
-    path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *, points: int | Sequence[float] = 25,
-    refresh: Dataset | None = None, batch_size: int = 250, progress: bool = False,
+    path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *,
+    points: int | Sequence[float] = 25, refresh: Dataset | None = None, batch_size: int = 250,
+    progress: bool = False,
 ) -> Any:  # fmt: skip
     """Error and loss along a path.
 

@@ -121,7 +121,8 @@ class Minimizer:
             for key, value in evaluate(trained.state, model, part)._asdict().items()
         }
         record = {
-            "description": json.loads(self.json), **scores, "seconds": round(seconds, 3), "device": _device(device),
+            "description": json.loads(self.json), **scores, "seconds": round(seconds, 3),
+            "device": _device(device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
             "history": trained.history.to_dict("list"),
         }  # fmt: skip
@@ -181,6 +182,7 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike | None = None) -> None:
+        """Name the folder; it is made when something is put."""
         default = os.environ.get("TOROID_STORE") or Path.home() / ".cache" / "toroid" / "minimizers"
         self.folder = Path(folder or default).expanduser()
 
@@ -204,7 +206,7 @@ class Store:
         path = self._path(minimizer, ".safetensors")
         if not path.exists() or _digest(path) != record["sha256"]:
             raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the recorded one. Delete it to train it again"
+                f"{path} is damaged: its SHA-256 is not the recorded one. Delete it to train again"
             )
         return Stored(load_file(path), record)
 

@@ -72,7 +72,7 @@ def lenet(shape: Shape, classes: int = 10, *, width: float = 1.0) -> nn.Sequenti
 def vgg16(
     shape: Shape, classes: int = 10, *, width: float = 1.0, batchnorm: bool = False
 ) -> nn.Sequential:
-    """VGG16's thirteen convolutions (Simonyan and Zisserman 2015) and one linear layer, for small images.
+    """VGG16 for small images: 13 convolutions (Simonyan and Zisserman 2015), one linear layer.
 
     A block's pooling is left out once the image is one pixel high or wide, so that 8x8 digits pass.
 

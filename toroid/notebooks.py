@@ -1,7 +1,7 @@
 """The book's notebooks: their parameters, their runs, and whether what they show is fresh.
 
 The cell tagged ``parameters`` is the only declaration. Each of its lines reads
-``name: type = default  # help (range)``: papermill lists it, the command line and the notebook itself check
+``name: type = default  # help (range)``: papermill lists it, command line and notebook check
 against it. A range ends the help: ``(0.1 to 4)`` for numbers, and for each number in a list;
 ``(one of a, b)`` for words.
 """
@@ -27,7 +27,7 @@ import torch
 
 __all__ = ["Parameter", "ParameterError", "check", "declared", "fresh", "names", "parse", "run"]
 
-_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 _RANGE = re.compile(r"\((\S+) to (\S+)\)$")
 _CHOICES = re.compile(r"\(one of ([^)]*)\)$")
 
@@ -67,7 +67,7 @@ class Parameter:
         return self._one(value, self.type)
 
     def _one(self, value: Any, kind: str) -> Any:
-        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        if kind == "float" and type(value) is int:
             value = float(value)
         if type(value) is not _TYPES[kind]:
             raise ParameterError(
@@ -83,7 +83,8 @@ class Parameter:
             choices = [word.strip() for word in found[1].split(",")]
             if value not in choices:
                 raise ParameterError(
-                    f"{self.name} is {value!r}; it can be {', '.join(choices)}{_nearest(value, choices)}"
+                    f"{self.name} is {value!r}; it can be {', '.join(choices)}"
+                    + _nearest(value, choices)
                 )
         return value
 
@@ -97,7 +98,7 @@ def _nearest(word: str, choices: list[str]) -> str:
 
 
 def root() -> Path:
-    """The folder that holds ``_toc.yml`` and ``book/``: above the working folder, else the clone of this package.
+    """The folder of ``_toc.yml`` and ``book/``: above the working folder, else in this clone.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -152,7 +153,8 @@ def declared(name: str) -> dict[str, Parameter]:
             isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
         ):
             raise ParameterError(
-                f"{name}: a parameter reads 'name: type = default  # help', not {lines[node.lineno - 1]!r}"
+                f"{name}: a parameter reads 'name: type = default  # help', not "
+                f"{lines[node.lineno - 1]!r}"
             )
         words = lines[(node.end_lineno or node.lineno) - 1].partition("#")[2].strip()
         kind = ast.unparse(node.annotation)
@@ -175,7 +177,8 @@ def validate(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise ParameterError(
-                f"{name} has no parameter {key!r}; it has {', '.join(known)}{_nearest(key, [*known])}"
+                f"{name} has no parameter {key!r}; it has {', '.join(known)}"
+                + _nearest(key, [*known])
             )
     return {key: known[key].convert(value) for key, value in values.items()}
 
@@ -264,7 +267,7 @@ def presets(name: str) -> list[str]:
 
 
 def stamp(name: str) -> str:
-    """SHA-256 of what a page's outputs depend on: its code cells (parameters among them) and the library."""
+    """SHA-256 of what a page's outputs depend on: code cells, parameters, the library."""
     digest = hashlib.sha256()
     for cell in _read(name)["cells"]:
         if cell["cell_type"] == "code":
@@ -280,7 +283,7 @@ def fresh(name: str) -> bool:
 
 
 def run_info(name: str) -> dict[str, Any]:
-    """What is known of a page's last run: stamp, parameters, seconds, device, versions; empty if it was never run."""
+    """A page's last run: stamp, parameters, seconds, device, versions; else empty."""
     return _read(name)["metadata"].get("toroid", {})
 
 
@@ -320,7 +323,8 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         str(page), str(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
     )
     info = {
-        "stamp": stamp(name), "parameters": values, "seconds": round(time.perf_counter() - start, 1),
+        "stamp": stamp(name), "parameters": values,
+        "seconds": round(time.perf_counter() - start, 1),
         "python": platform.python_version(), "torch": torch.__version__, "device": _device(),
     }  # fmt: skip
     _tidy(written, info)

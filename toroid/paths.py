@@ -25,7 +25,7 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """The straight line ``(1 - t) a + t b`` through the space of parameters; integer buffers are `a`'s.
+    """The straight line ``(1 - t) a + t b`` between two states; integer buffers are `a`'s.
 
     Args:
         a: State at t = 0.
@@ -71,7 +71,8 @@ class Geodesic:
         >>> import torch, toroid
         >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
         >>> symmetry = toroid.find_symmetries(model, x)
-        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> other = toroid.mlp((4,), classes=3, hidden=(5,))
+        >>> a, b = (toroid.normalize(m.state_dict(), symmetry) for m in (model, other))
         >>> Geodesic(a, b, symmetry)(0.5)["1.weight"].norm(dim=1)
         tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
     """

@@ -1,9 +1,10 @@
-"""The book's figures: one look, colours that colour-blind readers tell apart, lines that differ in grey."""
+"""The book's figures: one look, colours for colour-blind readers, lines that differ in grey."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,8 @@ def style() -> AbstractContextManager:
     """
     return plt.rc_context(
         {
-            "figure.dpi": 110, "figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10,
+            "figure.dpi": 110, "figure.facecolor": "white", "axes.facecolor": "white",
+            "font.size": 10,
             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
             "axes.prop_cycle": plt.cycler(color=COLORS), "figure.constrained_layout.use": True,
         }
@@ -87,8 +89,10 @@ def symmetry_map(symmetry: Symmetry, state: State) -> Figure:
     return figure
 
 
-def _mark(ax: Axes, x: object, y: object, color: str, marker: str, filled: bool, **kw: str) -> None:
-    ax.plot(x, y, marker, color=color, mfc=color if filled else "white", ms=5.5, ls="none", **kw)
+def _mark(ax: Axes, x: Any, y: Any, color: str, marker: str, filled: bool, label: str = "") -> None:
+    ax.plot(
+        x, y, marker, color=color, mfc=color if filled else "white", ms=5.5, ls="none", label=label
+    )
 
 
 def connectivity(curves: pd.DataFrame) -> Figure:

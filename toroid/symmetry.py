@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -171,14 +171,13 @@ class Symmetry:
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The free scales in the order in which they are normalised: front to back, the last layer last."""
-        free = [scale for group in self.groups for scale in group.scales if not scale.fixed]
-        free.sort(key=lambda scale: scale.order)
-        return (*free, *(self.output.scales if self.output else ()))
+        """The free scales, the last layer's too, in the order of normalising: front to back."""
+        free = [scale for group in self.all_groups for scale in group.scales if not scale.fixed]
+        return tuple(sorted(free, key=lambda scale: scale.order))
 
     def __str__(self) -> str:
         """The groups as a table."""
-        rows = [("group", "units", "made by", "read by", "scale")]
+        rows: list[Row] = [("group", "units", "made by", "read by", "scale")]
         for group in self.all_groups:
             rows += _table_rows(group, "one factor" if group is self.output else "free")
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -208,9 +207,12 @@ def _group_from(data: dict[str, Any]) -> Group:
     return Group(data["name"], tuple(scales))
 
 
-def _table_rows(group: Group, free: str) -> list[tuple[str, ...]]:
+Row = tuple[str, str, str, str, str]
+
+
+def _table_rows(group: Group, free: str) -> list[Row]:
     """One line for each scale of a group; the group's name stands on the first."""
-    rows = []
+    rows: list[Row] = []
     for i, scale in enumerate(group.scales):
         made = dict.fromkeys(a.module for a in scale.axes if a.role != "in")
         read = dict.fromkeys(a.module for a in scale.axes if a.role == "in")
@@ -256,7 +258,7 @@ def find_symmetries(
         >>> symmetry = find_symmetries(model, torch.zeros(1, 1, 28, 28))
         >>> [(group.name, group.size) for group in symmetry.groups]
         [('0', 6), ('3', 16), ('7', 120), ('9', 84)]
-        >>> len(symmetry["3"].axes[-1].index[0])  # each of the 16 channels feeds a block of 7 x 7 columns
+        >>> len(symmetry["3"].axes[-1].index[0])  # a channel feeds 7 x 7 columns
         49
     """
     return _assemble(_labels.trace(model, example, strict))
@@ -280,7 +282,7 @@ class _Components:
 
 
 def _assemble(trace: Trace) -> Symmetry:
-    """From ties to groups: units are exchangeable if they occur in the same places and operations."""
+    """From ties to groups: units can be exchanged if they occur in the same places."""
     builder = _Builder(
         list(trace.slots.values()), _Components(trace, "unit"), _Components(trace, "scale")
     )
@@ -295,7 +297,7 @@ def _assemble(trace: Trace) -> Symmetry:
 
 
 def _signatures(trace: Trace, builder: _Builder) -> dict[int, list[tuple]]:
-    """For every unit that can move, where it occurs: slots (how often, with a free scale or not) and uses."""
+    """For every unit that can move, where it occurs: slots (how often, scale free or not), uses."""
     unit, scale = builder.unit, builder.scale
     found: dict[int, list[tuple]] = defaultdict(list)
     for number, slot in enumerate(builder.slots):
@@ -345,7 +347,7 @@ class _Builder:
         reason = self.scale.reasons.get(int(factors[0]), "")
         held = sum(p.size for _, p in places)
         if not reason and (
-            len(factors) != len(positions) or held != sum(map(self.total.get, factors.tolist()))
+            len(factors) != len(positions) or held != sum(self.total[f] for f in factors.tolist())
         ):
             reason = "shared with other units"
         axes = tuple(self._axis(self.slots[number], p.tolist(), first) for number, p in places)
@@ -370,16 +372,13 @@ class _Builder:
     def output(self) -> Group | None:
         """The last layer as one unit: all numbers that the outputs' common factor acts on."""
         component = self.scale.of[OUTPUT]
-        found = [
-            (slot, np.flatnonzero(self.scale.of[slot.ids] == component)) for slot in self.slots
-        ]
-        axes = tuple(  # weights and bias make one vector
-            Axis(s.parameter, s.dim, "out" if s.role == "bias" else s.role, (tuple(p.tolist()),), s.eps)
-            for s, p in found if len(p)
-        )  # fmt: skip
-        if not axes or component in self.scale.reasons:
+        order = self.start.get(component)
+        if order is None or component in self.scale.reasons:
             return None
-        return Group("output", (Scale("output", axes, "", len(self.slots)),))
+        places = ((s, np.flatnonzero(self.scale.of[s.ids] == component)) for s in self.slots)
+        axes = (self._axis(slot, [p.tolist()], order) for slot, p in places if len(p))
+        joined = (replace(a, role="out") if a.role == "bias" else a for a in axes)  # one vector
+        return Group("output", (Scale("output", tuple(joined), "", order),))
 
     def _name(self, kind: str, module: str) -> str:
         """The module's path, numbered where it makes several groups."""
@@ -406,7 +405,7 @@ def _positions(components: np.ndarray, units: list[int]) -> np.ndarray:
 def permute(
     state: State, permutations: Mapping[str, Tensor], symmetry: Symmetry
 ) -> dict[str, Tensor]:
-    """Exchange units: in the result unit i of a group is the unit ``permutations[group][i]`` of the input.
+    """Exchange units: unit i of a group becomes what unit ``permutations[group][i]`` was.
 
     Args:
         state: State dict; it is not changed.

@@ -23,7 +23,7 @@ def normalize(
 ) -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
-    The units are taken front to back: ``λ = 1/|w|`` multiplies what makes a unit (`rescale`), and the
+    The units are taken front to back: ``λ = 1/|w|`` multiplies what makes a unit (`rescale`). The
     last layer, weights and biases together, is divided by its own norm. The outputs change by that
     one positive factor only. A layer before a BatchNorm is divided by itself, its running
     statistics with it; BatchNorm's pair (γ, β) is the unit's vector for what follows, never
@@ -43,7 +43,7 @@ def normalize(
         ValueError: If the state does not fit the symmetry, or `bias` is another word.
 
     Warns:
-        UserWarning: If units are dead. Their vector stays at zero, and their scale is settled by their
+        UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
             bias or their BatchNorm's statistics; if nothing comes out of them, what reads them is
             set to zero.
 
@@ -79,7 +79,7 @@ def normalize(
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:
     """Norms in which a dead unit has that of what else makes it, or 1 and no readers.
 
-    Without incoming weights a unit is a constant, whose scale its bias or its BatchNorm's statistics
+    Without incoming weights a unit is constant; its scale its bias or its BatchNorm's statistics
     settle. If they are zero too, nothing ever comes out of it: what reads it is set to zero, or
     its scale would be arbitrary.
     """
@@ -170,7 +170,7 @@ def distance(
 def geodesic(
     a: State, b: State, t: float, symmetry: Symmetry, *, bias: str = "euclidean"
 ) -> dict[str, Tensor]:
-    """The point at `t` on the geodesic from `a` to `b`: on every sphere the great circle, all at the same t.
+    """The point at `t` on the geodesic from `a` to `b`: great circles, all at the same t.
 
     ``sin((1-t)θ)/sin θ · a + sin(tθ)/sin θ · b`` for each unit; what is on no sphere (Euclidean
     biases, running statistics, units whose scale is fixed) moves on a straight line. Integer
@@ -194,7 +194,8 @@ def geodesic(
         >>> import torch, toroid
         >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
         >>> symmetry = toroid.find_symmetries(model, x)
-        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> other = toroid.mlp((4,), classes=3, hidden=(5,))
+        >>> a, b = (toroid.normalize(m.state_dict(), symmetry) for m in (model, other))
         >>> middle = geodesic(a, b, 0.5, symmetry)
         >>> round(distance(a, middle, symmetry) / distance(a, b, symmetry), 4)
         0.5
@@ -264,7 +265,7 @@ def _sine_ratio_inverse(theta: Tensor) -> Tensor:
 def exp(
     a: State, tangent: State, symmetry: Symmetry, *, bias: str = "euclidean"
 ) -> dict[str, Tensor]:
-    """Walk from `a` along a tangent vector: ``cos|v| a + sin|v| v/|v|`` on each sphere, ``a + v`` elsewhere.
+    """Walk from `a`: ``cos|v| a + sin|v| v/|v|`` on each sphere, ``a + v`` elsewhere.
 
     Args:
         a: Normalised state.
@@ -282,7 +283,8 @@ def exp(
         >>> import torch, toroid
         >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
         >>> symmetry = toroid.find_symmetries(model, x)
-        >>> a, b = (toroid.normalize(toroid.mlp((4,), classes=3, hidden=(5,)).state_dict(), symmetry) for _ in "ab")
+        >>> other = toroid.mlp((4,), classes=3, hidden=(5,))
+        >>> a, b = (toroid.normalize(m.state_dict(), symmetry) for m in (model, other))
         >>> bool(distance(exp(a, log(a, b, symmetry), symmetry), b, symmetry) < 1e-5)
         True
     """
@@ -322,8 +324,8 @@ def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:
             if off.any():
                 unit = int(off.nonzero()[0])
                 raise ValueError(
-                    f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the state is not on "
-                    f"the torus. Call normalize(state, symmetry, bias={bias!r}) first"
+                    f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the "
+                    f"state is not on the torus. Call normalize(..., bias={bias!r}) first"
                 )
 
 
@@ -333,6 +335,6 @@ def _check_antipodal(scale: Scale, theta: Tensor) -> None:
     if (theta > limit).any():
         unit = int((theta > limit).nonzero()[0])
         raise ValueError(
-            f"unit {unit} of {scale.name!r} has opposite vectors in the two states (angle {float(theta[unit]):.6f}): "
-            "no shortest path is distinguished between them. Move one of them slightly"
+            f"unit {unit} of {scale.name!r} has opposite vectors in the two states (angle "
+            f"{float(theta[unit]):.6f}): no shortest path is distinguished; move one slightly"
         )

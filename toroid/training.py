@@ -41,9 +41,10 @@ class Trained:
 
 
 def sgd(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator, batch_size: int = 128,
-    lr: float = 0.1, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-    schedule: str = "cosine", augment: bool = False, progress: bool = False,
+    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
+    batch_size: int = 128, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = True,
+    weight_decay: float = 5e-4, schedule: str = "cosine", augment: bool = False,
+    progress: bool = False,
 ) -> Trained:  # fmt: skip
     """Stochastic gradient descent on the cross-entropy, from the model's own weights.
 

@@ -7,6 +7,7 @@ import json
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+
 from toroid import notebooks
 
 
@@ -30,9 +31,10 @@ class Parameters(_Table):
     """``{parameters} NAME``: the parameters of a notebook, from its parameters cell."""
 
     def rows(self) -> list[list[str]]:
-        declared = notebooks.declared(self.arguments[0]).values()
-        shown = [[f"`{p.name}`", f"`{p.type}`", f"`{json.dumps(p.default)}`", p.help] for p in declared]
-        return [["parameter", "type", "default", "meaning"], *shown]
+        rows = [["parameter", "type", "default", "meaning"]]
+        for p in notebooks.declared(self.arguments[0]).values():
+            rows.append([f"`{p.name}`", f"`{p.type}`", f"`{json.dumps(p.default)}`", p.help])
+        return rows
 
 
 class Runs(_Table):

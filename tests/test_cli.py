@@ -1,0 +1,62 @@
+"""The command line, from a user's side."""
+
+import csv
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from toroid import notebooks
+from toroid.cli import main
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, list(words))
+
+
+def test_list_names_every_figure_with_its_presets():
+    result = invoke("list")
+    assert result.exit_code == 0
+    for name in notebooks.names():
+        assert name in result.output
+    assert "quick, cifar10-small, mnist, paper" in result.output
+
+
+def test_explain_lists_every_parameter():
+    result = invoke("explain", "connectivity")
+    for parameter in notebooks.declared("connectivity").values():
+        assert parameter.name in result.output
+        assert parameter.help in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "connectivty"), "Did you mean 'connectivity'"),
+        (("run", "connectivity", "-p", "epoch=3"), "Did you mean 'epochs'"),
+        (("run", "connectivity", "--preset", "huge"), "no preset 'huge'"),
+        (("explain", "x"), "no notebook 'x'"),
+    ],
+)
+def test_a_mistake_is_a_message_not_a_traceback(words, message):
+    result = invoke(*words)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert message in result.output
+
+
+def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
+    before = (notebooks.root() / "book" / "connectivity.ipynb").read_bytes()
+    words = ["seeds=0,1", "epochs=1", "width=0.05", "points=3", "evaluate_on=100"]
+    result = invoke(
+        "run", "connectivity", "-o", str(tmp_path / "out"), *(x for w in words for x in ("-p", w))
+    )
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
+    ]  # fmt: skip
+    rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text().splitlines()))
+    assert len(rows) == 1 * 6 * 2 * 3  # pairs, treatments, parts of the data, points
+    info = json.loads((tmp_path / "out" / "connectivity.ipynb").read_text())["metadata"]["toroid"]
+    assert info["parameters"]["width"] == 0.05
+    assert (notebooks.root() / "book" / "connectivity.ipynb").read_bytes() == before

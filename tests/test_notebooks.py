@@ -1,0 +1,179 @@
+"""The book's notebooks as they are stored, and the checks of their parameters."""
+
+import ast
+import json
+import re
+
+import papermill
+import pytest
+
+from toroid import notebooks
+from toroid.notebooks import ParameterError, parse, validate
+
+ROOT = notebooks.root()
+NAMES = notebooks.names()
+
+
+def cells(name, kind="code"):
+    found = json.loads((ROOT / "book" / f"{name}.ipynb").read_text())["cells"]
+    return [c for c in found if c["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_is_fresh(name):
+    assert notebooks.fresh(name), f"{name} is stale: run `toroid book`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stored_outputs_are_those_of_one_run(name):
+    code = cells(name)
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    outputs = [o for c in code for o in c["outputs"]]
+    assert not any(o["output_type"] == "error" or o.get("name") == "stderr" for o in outputs)
+    assert notebooks.run_info(name)["parameters"] == {}
+    assert notebooks.run_info(name)["seconds"] < 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_papermill_lists_every_parameter_in_full(name):
+    declared = notebooks.declared(name)
+    inspected = papermill.inspect_notebook(str(ROOT / "book" / f"{name}.ipynb"))
+    assert list(inspected) == list(declared)
+    for key, parameter in declared.items():
+        assert inspected[key]["inferred_type_name"] == parameter.type
+        assert inspected[key]["help"] == parameter.help != ""
+        assert ast.literal_eval(inspected[key]["default"]) == parameter.default
+        assert "=" not in parameter.help
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_and_presets_are_valid(name):
+    defaults = {key: p.default for key, p in notebooks.declared(name).items()}
+    assert validate(name, defaults) == defaults
+    for title in notebooks.presets(name):
+        notebooks.preset(name, title)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_have_a_caption_an_alternative_text_and_a_file(name):
+    figures = notebooks.figures(ROOT / "book" / f"{name}.ipynb")
+    pictures = [
+        c for c in cells(name) if any("image/png" in o.get("data", {}) for o in c["outputs"])
+    ]
+    assert len(figures) == len(pictures)
+    for cell in pictures:
+        about = cell["metadata"]["mystnb"]
+        assert len(about["figure"]["caption"]) > 40
+        assert len(about["image"]["alt"]) > 40
+    for label, image in figures.items():
+        assert (ROOT / "book" / "images" / f"{label}.png").read_bytes() == image
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_small_and_speaks_of_no_machine(name):
+    path = ROOT / "book" / f"{name}.ipynb"
+    assert path.stat().st_size < 500_000
+    text = path.read_text()
+    assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)
+    assert "papermill" not in {k for c in cells(name) for k in c["metadata"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_takes_its_numbers_from_the_run(name):
+    """Every glued key is used, every used key is glued, and none is a NumPy repr."""
+    prose = "\n".join(source(c) for c in cells(name, "markdown"))
+    used = {key.partition(":")[0] for key in re.findall(r"\{glue:text\}`([^`]*)`", prose)}
+    glued = {}
+    for cell in cells(name):
+        for output in cell["outputs"]:
+            if book := output.get("metadata", {}).get("scrapbook"):
+                glued[book["name"]] = next(iter(output["data"].values()))
+    assert used == set(glued)
+    assert not any("np." in str(value) for value in glued.values())
+
+
+# --- parameters -------------------------------------------------------------------------------------
+
+
+def test_words_become_values_of_the_declared_type():
+    words = ["width=2", "seeds=[3, 4]", "pairs=sgd-sgd", "augment=True", "lr=1e-3", "dataset=mnist"]
+    assert parse("connectivity", words) == {
+        "width": 2.0, "seeds": [3, 4], "pairs": ["sgd-sgd"], "augment": True, "lr": 0.001, "dataset": "mnist",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("widht=1", "no parameter 'widht'.*Did you mean 'width'"),
+        ("width=wide", "width takes float, got 'wide'"),
+        ("width=0", r"width is 0\.0; it can be 0\.02 to 8"),
+        ("epochs=1.5", "epochs takes int, got '1.5'"),
+        ("seeds=1,x", r"seeds takes list\[int\], got '1,x'"),
+        ("seeds=-1", "seeds is -1; it can be 0 to 1000000"),
+        ("arch=vgg61", "arch is 'vgg61'; it can be mlp, .* Did you mean 'vgg16'"),
+        ("augment=maybe", "augment takes bool, got 'maybe'"),
+        ("width", "given as name=value, not 'width'"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_what_is_valid(word, message):
+    with pytest.raises(ParameterError, match=message):
+        parse("connectivity", [word])
+
+
+def test_wrong_types_are_refused():
+    with pytest.raises(ParameterError, match=r"augment takes bool, got 'true' \(str\)"):
+        validate("connectivity", {"augment": "true"})
+    with pytest.raises(ParameterError, match=r"epochs takes int, got True \(bool\)"):
+        validate("connectivity", {"epochs": True})
+    with pytest.raises(
+        ParameterError, match=r"seeds takes a list\[int\] with at least one entry, got \[\]"
+    ):
+        validate("connectivity", {"seeds": []})
+    with pytest.raises(
+        ParameterError, match=r"no notebook 'conectivity'.*Did you mean 'connectivity'"
+    ):
+        validate("conectivity", {})
+    with pytest.raises(
+        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, mnist, paper"
+    ):
+        notebooks.preset("connectivity", "huge")
+
+
+def test_a_notebook_sees_what_was_injected_under_a_wrong_name():
+    namespace = {"In": [], "Out": {}, "_hidden": 1, "width": 1, "epoch": 3}
+    with pytest.raises(ParameterError, match=r"'epoch'.*Did you mean 'epochs'"):
+        notebooks.check(namespace, "connectivity")
+    del namespace["epoch"]
+    notebooks.check(namespace, "connectivity")
+    assert namespace["width"] == 1.0
+    assert isinstance(namespace["width"], float)
+
+
+def test_a_run_never_writes_over_a_page():
+    page = ROOT / "book" / "symmetries.ipynb"
+    with pytest.raises(ParameterError, match="is the page itself"):
+        notebooks.run("symmetries", {}, page)
+    with pytest.raises(ParameterError, match="give an output"):
+        notebooks.run("symmetries", {"epochs": 1})
+
+
+def test_the_stamp_changes_with_the_code(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    page = tmp_path / "book" / "symmetries.ipynb"
+    text = (ROOT / "book" / "symmetries.ipynb").read_text()
+    page.write_text(text)
+    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    assert notebooks.fresh("symmetries")
+    page.write_text(text.replace("epochs: int = 15", "epochs: int = 16"))
+    assert not notebooks.fresh("symmetries")
+
+
+def test_a_number_that_is_none_is_not_glued():
+    with pytest.raises(ValueError, match="x is nan"):
+        notebooks.glue("x", float("nan"))

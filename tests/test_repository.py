@@ -1,0 +1,94 @@
+"""The repository's files agree with each other."""
+
+import re
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def locked():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {r.name.lower().replace("_", "-"): r for r in found}
+
+
+def test_the_lock_holds_every_dependency_within_its_range():
+    lock = locked()
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    for requirement in (Requirement(line) for group in groups for line in group):
+        if requirement.name == "toroid":
+            continue
+        (pin,) = lock[requirement.name.lower()].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(Version(pin.version)), f"{requirement} but {pin}"
+        assert len(requirement.specifier), f"{requirement} has no range"
+
+
+def test_conda_installs_the_same_pins():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (python,) = (
+        d.removeprefix("python=") for d in conda if isinstance(d, str) and d.startswith("python=")
+    )
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python)
+    (pip,) = (d["pip"] for d in conda if isinstance(d, dict))
+    assert pip == ["-r requirements.lock", "-e ."]
+
+
+def test_the_continuous_integration_runs_the_readmes_commands():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    for command in ("make book", "make test"):
+        assert command in readme
+        assert f"run: {command}" in workflow
+    assert "make test" in ci
+    pythons = yaml.safe_load(workflow)["jobs"]["test"]["strategy"]["matrix"]["python-version"]
+    assert len(pythons) == 3
+    assert all(SpecifierSet(PROJECT["requires-python"]).contains(p) for p in pythons)
+
+
+def test_the_readmes_example_runs(capsys):
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("group")
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_page_is_in_the_table_of_contents():
+    toc = (ROOT / "_toc.yml").read_text()
+    for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb")]:
+        assert f"book/{page.stem}" in toc
+
+
+def test_modules_import_only_from_their_left():
+    order = ["_labels", "_checks", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape",
+             "models", "training", "minimizers", "plotting", "notebooks", "cli"]  # fmt: skip
+    for path in (ROOT / "toroid").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        text = path.read_text().replace("if TYPE_CHECKING:\n    from .symmetry", "")
+        imported = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
+        imported += [
+            n.strip()
+            for names in re.findall(r"^from \. import (.+)", text, re.MULTILINE)
+            for n in names.split(",")
+        ]
+        for module in imported:
+            assert order.index(module) < order.index(path.stem), f"{path.stem} imports {module}"
