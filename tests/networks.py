@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-
 import toroid
+from torch import Tensor, nn
 
 
 class Residual(nn.Module):

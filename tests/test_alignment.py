@@ -4,12 +4,11 @@ from itertools import permutations as every_permutation
 
 import pytest
 import torch
+import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ALL, BOOK, gap, network, random_element, random_state
 from scipy.optimize import linear_sum_assignment
-
-import toroid
 
 SEEDS = st.integers(0, 10_000)
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 from click.testing import CliRunner
-
 from toroid import notebooks
 from toroid.cli import main
 

@@ -5,9 +5,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 import toroid
+from PIL import Image
 from toroid import data
 
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
 from torch import nn
 from torch.optim.swa_utils import update_bn
-
-import toroid
 from toroid.data import Dataset
 from toroid.landscape import Curve
 

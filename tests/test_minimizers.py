@@ -5,9 +5,8 @@ import json
 import multiprocessing
 
 import pytest
-from networks import gap
-
 import toroid
+from networks import gap
 from toroid.minimizers import Minimizer, Store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}

@@ -6,7 +6,6 @@ import re
 
 import papermill
 import pytest
-
 from toroid import notebooks
 from toroid.notebooks import ParameterError, parse, validate
 

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ALL, BOOK, gap, network, random_element, random_state
 from torch import nn
-
-import toroid
 
 SEEDS = st.integers(0, 10_000)
 

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_state
-
-import toroid
 
 SEEDS, NAMES, BIAS = (
     st.integers(0, 10_000),

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
-
-import toroid
 from toroid import training
 from toroid.data import Dataset
 

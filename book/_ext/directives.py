@@ -7,7 +7,6 @@ import json
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-
 from toroid import notebooks
 
 
