@@ -8,8 +8,8 @@ book: .venv/installed
 	$(BIN)/toroid book
 
 test: .venv/installed
-	TOROID_STORE=$$(mktemp -d) $(BIN)/python -m pytest tests toroid book --nbval-lax --nbval-current-env \
-		--cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest tests toroid --cov --cov-report=term --durations=10
+	TOROID_STORE=$$(mktemp -d) $(BIN)/python -m pytest book --nbval-lax --nbval-current-env
 
 quick-test: .venv/installed
 	$(BIN)/python -m pytest tests toroid -x --ignore tests/test_site.py
