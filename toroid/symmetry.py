@@ -223,7 +223,7 @@ def _table_rows(group: Group, free: str) -> list[Row]:
     return rows
 
 
-def _short(names: Iterable[str], most: int = 4) -> str:
+def _short(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f", … {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "-") + more
