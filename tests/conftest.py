@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("book", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("book", max_examples=8, deadline=None, derandomize=True)
 settings.load_profile("book")
 
 

@@ -122,6 +122,87 @@ class Inplace(nn.Module):
         return self.end(self.relu(y).mean((2, 3)))
 
 
+class Squeeze(nn.Module):
+    """A gate for each channel, made from all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.down, self.up = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1)
+        self.end = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        gate = self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.end((x * gate).mean((2, 3)))
+
+
+class Attention(nn.Module):
+    """Tokens, positions, a class token and two heads of width 3 in a residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 6), nn.LayerNorm(6)
+        self.position, self.token = (
+            nn.Parameter(torch.zeros(1, 5, 6)),
+            nn.Parameter(torch.zeros(1, 1, 6)),
+        )
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.up, self.down, self.end = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.flatten(2).transpose(1, 2))
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0] * self.scale
+        x = x + self.down(nn.functional.gelu(self.up(x)))
+        return self.end(x[:, 0])
+
+
+class Gained(nn.Module):
+    """A number multiplies some units and not the others: they cannot be exchanged with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.end = nn.Linear(12, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x.flatten(1)).relu()
+        return self.end(torch.cat([2 * x[:, :3], x[:, 3:]], 1))
+
+
+class TwoRoles(nn.Module):
+    """One vector is a bias here and a slope there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (
+            nn.Linear(12, 6),
+            nn.Linear(6, 3),
+            nn.Linear(12, 6),
+            nn.Linear(6, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.b(nn.functional.prelu(self.a(x), self.c.bias)) + self.d(self.c(x).relu())
+
+
+class ShiftOnly(nn.Module):
+    """A BatchNorm with β and without γ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(12, 6), nn.Linear(6, 3), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        x = nn.functional.batch_norm(
+            self.a(x.flatten(1)), norm.running_mean, norm.running_var, None, norm.bias
+        )
+        return self.b(x.relu())
+
+
 def _small() -> dict[str, nn.Module]:
     """Takes 3x2x2 images, gives 3 classes."""
     flat = nn.Flatten()
@@ -137,6 +218,11 @@ def _small() -> dict[str, nn.Module]:
         "softmax": nn.Sequential(flat, nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.Sigmoid()),
         "residual": Residual(),
         "class stream": ClassStream(), "branches": Branches(), "shuffle": Shuffle(), "channels last": ChannelsLast(),
+        "squeeze": Squeeze(), "attention": Attention(), "gained": Gained(), "two roles": TwoRoles(), "shift": ShiftOnly(),
+        "depthwise": nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1, groups=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), flat, nn.Linear(32, 3)),
+        "grouped": nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, groups=2), nn.ReLU(), flat, nn.Linear(16, 3)),
+        "groupnorm": nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.ReLU(), flat, nn.Linear(24, 3)),
+        "transposed": nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), flat, nn.Linear(5, 3)),
         "half": Half(), "reused": Reused(), "inplace": Inplace(),
     }  # fmt: skip
 
@@ -189,5 +275,5 @@ def random_element(symmetry: toroid.Symmetry, seed: int, spread: float = 1.0) ->
 
 
 def gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest difference between two states."""
-    return max(float((a[k] - b[k]).abs().max()) for k in a)
+    """The largest difference between two states, relative to numbers above 1."""
+    return max(float(((a[k] - b[k]).abs() / a[k].abs().clamp_min(1)).max()) for k in a)

@@ -122,6 +122,20 @@ def test_what_is_missing_says_how_to_get_it(tmp_path):
         data.load(str(tmp_path / "half"))
 
 
+def test_grey_images_have_one_channel(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "x").mkdir(parents=True)
+        Image.new("L", (5, 5), 7).save(tmp_path / split / "x" / "0.png")
+    assert data.load(str(tmp_path))[0].shape == (1, 5, 5)
+
+
+def test_both_parts_have_the_same_classes(tmp_path):
+    write_class_folders(tmp_path)
+    (tmp_path / "train" / "elk").mkdir()
+    with pytest.raises(ValueError, match=r"only one of .* has the classes \['elk'\]"):
+        data.load(str(tmp_path))
+
+
 def test_images_of_different_sizes_are_refused(tmp_path):
     write_class_folders(tmp_path)
     Image.new("RGB", (9, 6)).save(tmp_path / "train" / "bee" / "wide.png")

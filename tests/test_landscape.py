@@ -65,6 +65,13 @@ def test_refresh_with_one_batch_is_the_mean_and_variance(digits):
     assert not model.state_dict()["1.running_mean"].any()
 
 
+def test_refresh_takes_any_number_of_images(digits):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    fresh = toroid.refresh(model.state_dict(), model, digits.take(251), batch_size=250)
+    assert fresh["1.num_batches_tracked"] == 2
+    assert fresh["1.running_var"].isfinite().all()
+
+
 def test_refresh_without_batchnorm_gives_the_state_back(digits):
     model = toroid.mlp(digits.shape, hidden=(4,))
     assert gap(toroid.refresh(model.state_dict(), model, digits), model.state_dict()) == 0

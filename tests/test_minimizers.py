@@ -56,6 +56,16 @@ def test_unknown_words_are_refused():
         Minimizer(settings={})
 
 
+def test_settings_have_their_declared_type():
+    assert Minimizer(settings={"epochs": 3.0}).key == Minimizer(settings={"epochs": 3}).key
+    with pytest.raises(ValueError, match=r"epochs takes int, got '3' \(str\)"):
+        Minimizer(settings={"epochs": "3"})
+    with pytest.raises(ValueError, match="schedule is 'bad'"):
+        Minimizer(settings={"epochs": 3, "schedule": "bad"})
+    with pytest.raises(TypeError):
+        Minimizer(settings={"epochs": 3}).settings["epochs"] = 4
+
+
 def test_training_is_repeatable_and_recorded():
     first, again = (Minimizer(**SMALL).train(device="cpu") for _ in range(2))
     assert gap(first.state, again.state) == 0
@@ -87,7 +97,7 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
         store.get(minimizer)
     assert store.list().empty
     store.put(minimizer, minimizer.train(device="cpu"))
-    path = tmp_path / f"{minimizer.key}.safetensors"
+    (path,) = tmp_path.glob(f"{minimizer.key}.*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="is damaged"):
         store.get(minimizer)

@@ -24,12 +24,12 @@ def check_state(state: State, symmetry: Symmetry) -> None:
                     f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
                     "was the symmetry found on another network?"
                 )
-            shape, last = tuple(state[axis.parameter].shape), int(axis.positions.max())
-            if axis.dim >= len(shape) or last >= shape[axis.dim]:
+            shape, last = state[axis.parameter].shape, int(axis.positions.max())
+            if last >= shape[axis.dim : axis.dim + axis.span].numel():
                 raise ValueError(
-                    f"{axis.parameter!r} has shape {shape}, but group {group.name!r} indexes "
-                    f"{last + 1} places of dimension {axis.dim}; was the symmetry found on another "
-                    "network?"
+                    f"{axis.parameter!r} has shape {tuple(shape)}, but group {group.name!r} "
+                    f"indexes {last + 1} places of dimension {axis.dim}; was the "
+                    "symmetry found on another network?"
                 )
 
 

@@ -26,7 +26,7 @@ class Alignment:
     Attributes:
         state: The aligned state, of the same function as before.
         permutations: For each group (units,): unit i of `state` was unit
-            ``permutations[group][i]``.
+            ``permutations[group][i]``, group by group in this order.
         signs: For each group whose activation is odd, ±1 for each unit; ReLU networks have none.
         similarity: For each group, the mean cosine similarity of the matched units.
     """
@@ -128,17 +128,20 @@ def _sequential(
     return permutations, similarity
 
 
-def _waiting(symmetry: Symmetry, matched: Collection[str]) -> set[tuple[str, int]]:
+def _waiting(symmetry: Symmetry, matched: Collection[str]) -> set[tuple[str, int, int]]:
     """Parameters, and the dimension of each that units not yet matched still scramble."""
     unmatched = (group for group in symmetry.groups if group.name not in matched)
-    return {(axis.parameter, axis.dim) for group in unmatched for axis in group.axes}
+    return {(axis.parameter, axis.dim, axis.span) for group in unmatched for axis in group.axes}
 
 
-def _similarity(state: State, to: State, group: Group, waiting: set[tuple[str, int]]) -> Tensor:
+def _similarity(
+    state: State, to: State, group: Group, waiting: set[tuple[str, int, int]]
+) -> Tensor:
     """Cosines between all pairs of units: the mean over the group's vectors that are in order."""
 
     def in_order(axis: Axis) -> bool:
-        return not any(name == axis.parameter and dim != axis.dim for name, dim in waiting)
+        place = (axis.dim, axis.span)
+        return not any(name == axis.parameter and tuple(other) != place for name, *other in waiting)
 
     makers = [[a for a in scale.axes if a.role in ("out", "late")] for scale in group.scales]
     ready = [[a for a in axes if in_order(a)] for axes in makers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -65,8 +66,15 @@ def run(name: str, assignments: tuple[str, ...], title: str, output: Path | None
             output or notebooks.root() / "runs" / f"{name}-{title}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
         folder = folder.resolve()
-        if "results" in notebooks.declared(name):
-            values.setdefault("results", str(folder))
+        values.setdefault("results", str(folder))
+        for key in (
+            "results",
+            "store",
+            "dataset",
+        ):  # the notebook runs in book/: folders are the caller's
+            if Path(values.get(key) or "-").is_dir() or (key == "store" and values.get(key)):
+                values[key] = str(Path(values[key]).resolve())
+        os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
         notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
     click.echo(f"notebook: {notebook}")
     for path in sorted(folder.glob("*.csv")):

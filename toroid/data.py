@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -172,6 +173,8 @@ def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
         try:
             source = maker(str(folder), train=split == "train", download=download)
         except RuntimeError as error:
+            if download:
+                raise
             raise FileNotFoundError(
                 f"{name} is not in {folder.resolve()}. Set TOROID_DATA (or root) to the folder "
                 "that holds it, or fetch it there once: python -c "
@@ -190,6 +193,15 @@ def _class_folders(folder: Path) -> dict[str, Arrays]:
             raise FileNotFoundError(
                 f"{folder} has no folder {split!r}; it takes train/<class>/* and test/<class>/*"
             )
+    names = [
+        sorted(p.name for p in (folder / split).iterdir() if p.is_dir())
+        for split in ("train", "test")
+    ]
+    if names[0] != names[1]:
+        differ = sorted(set(names[0]) ^ set(names[1]))
+        raise ValueError(
+            f"only one of {folder}/train and {folder}/test has the classes {differ[:5]}"
+        )
     return {split: _cached(folder, split, _decode) for split in ("train", "test")}
 
 
@@ -221,7 +233,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _decode(folder: Path) -> Arrays:
-    source = _torchvision.load().datasets.ImageFolder(str(folder))
+    source = _torchvision.load().datasets.ImageFolder(str(folder), loader=_read)
     images, labels = [], []
     for image, label in tqdm(source, desc=f"decoding {folder}", leave=False):
         images.append(np.asarray(image))
@@ -229,4 +241,12 @@ def _decode(folder: Path) -> Arrays:
     shapes = {image.shape for image in images}
     if len(shapes) != 1:
         raise ValueError(f"the images in {folder} differ in size: {sorted(shapes)[:4]}")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
+    stacked = torch.from_numpy(np.stack(images))
+    channels_first = stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
+    return channels_first.contiguous(), torch.tensor(labels)
+
+
+def _read(path: str) -> Image.Image:
+    """An image in grey if it is stored in grey, else in colour."""
+    with Image.open(path) as image:
+        return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from ._checks import State, check_model
-from ._labels import structure
+from ._graph import structure
 from .data import Dataset
 from .paths import Path
 
@@ -33,7 +33,8 @@ class Score(NamedTuple):
 def _batches(data: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     if not len(data):
         raise ValueError(f"the data set {data.name!r} is empty")
-    return zip(data.images.split(size), data.labels.split(size), strict=True)
+    parts = -(-len(data) // size)  # of nearly equal size: BatchNorm's statistics weigh them alike
+    return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
 
 
 def evaluate(state: State, model: nn.Module, data: Dataset, *, batch_size: int = 250) -> Score:
@@ -136,7 +137,7 @@ class Curve:
     """Error and loss along a path.
 
     Attributes:
-        t: Places along the path, (points,), ascending from 0 to 1.
+        t: Places along the path, (points,), ascending.
         error: Fraction misclassified at each.
         loss: Mean cross-entropy at each.
     """
@@ -214,7 +215,8 @@ def along(
         >>> along(path, a, train, points=5).t
         array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
-    places = np.linspace(0, 1, points) if isinstance(points, int) else np.asarray(points, float)
+    count = isinstance(points, (int, np.integer))
+    places = np.linspace(0, 1, int(points)) if count else np.asarray(points, float)  # type: ignore
     if len(places) < 2 or (np.diff(places) <= 0).any():
         raise ValueError(
             f"points is {points}; it takes at least two ascending places, or their number"

@@ -13,8 +13,9 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -76,7 +77,8 @@ class Minimizer:
     @property
     def json(self) -> str:
         """The description as canonical JSON: sorted, without spaces, every setting written out."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = {**vars(self), "settings": dict(self.settings)}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property
     def key(self) -> str:
@@ -129,8 +131,8 @@ class Minimizer:
         return Stored({k: v.cpu() for k, v in trained.state.items()}, record)
 
 
-def _complete(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of an algorithm, in the type of its default."""
+def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every setting of an algorithm, in its declared type."""
     parameters = inspect.signature(ALGORITHMS[algorithm]).parameters
     known = {name: p.default for name, p in parameters.items() if name not in _NOT_SETTINGS}
     if unknown := sorted(settings.keys() - known.keys()):
@@ -138,11 +140,23 @@ def _complete(algorithm: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             f"{algorithm} has no setting {', '.join(unknown)}; it has {', '.join(known)}"
         )
     complete = {**known, **settings}
-    if missing := sorted(
-        name for name, value in complete.items() if value is inspect.Parameter.empty
-    ):
+    if missing := sorted(name for name, v in complete.items() if v is inspect.Parameter.empty):
         raise ValueError(f"{algorithm} needs the setting {', '.join(missing)}")
-    return {k: type(known[k])(v) if isinstance(known[k], float) else v for k, v in complete.items()}
+    if "schedule" in complete:
+        check_choice("schedule", complete["schedule"], tuple(training.SCHEDULES))
+    kinds = {name: str(parameters[name].annotation) for name in complete}
+    return MappingProxyType({k: _typed(k, kinds[k], v) for k, v in complete.items()})
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    """A setting in its declared type: 1 and 1.0 are one description."""
+    if kind == "float" and type(value) is int:
+        value = float(value)
+    if kind == "int" and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value).__name__ != kind:
+        raise ValueError(f"{name} takes {kind}, got {value!r} ({type(value).__name__})")
+    return value
 
 
 def _device(name: str) -> str:
@@ -163,10 +177,11 @@ class Stored:
 
 
 class Store:
-    """Minimizers in a folder: ``<key>.safetensors`` and ``<key>.json`` for each.
+    """Minimizers in a folder: ``<key>.<digest>.safetensors`` and ``<key>.json`` for each.
 
-    Files are written under a temporary name and renamed, the JSON last: a reader never sees half of
-    one, a killed run loses nothing that was finished, and two writers do no harm.
+    Files are written under a temporary name and renamed, the JSON, which names the digest, last: a
+    reader never sees half of one, a killed run loses nothing that was finished, and two
+    writers do no harm.
 
     Args:
         folder: By default ``$TOROID_STORE``, else ``~/.cache/toroid/minimizers``.
@@ -188,10 +203,13 @@ class Store:
 
     def __contains__(self, minimizer: Minimizer) -> bool:
         """Whether it has been trained."""
-        return self._path(minimizer, ".json").exists()
+        return self._sidecar(minimizer).exists()
 
-    def _path(self, minimizer: Minimizer, suffix: str) -> Path:
-        return self.folder / (minimizer.key + suffix)
+    def _sidecar(self, minimizer: Minimizer) -> Path:
+        return self.folder / f"{minimizer.key}.json"
+
+    def _weights(self, minimizer: Minimizer, digest: str) -> Path:
+        return self.folder / f"{minimizer.key}.{digest[:16]}.safetensors"
 
     def get(self, minimizer: Minimizer) -> Stored:
         """Read a minimizer.
@@ -202,24 +220,24 @@ class Store:
         """
         if minimizer not in self:
             raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}")
-        record = json.loads(self._path(minimizer, ".json").read_text())
-        path = self._path(minimizer, ".safetensors")
+        record = json.loads(self._sidecar(minimizer).read_text())
+        path = self._weights(minimizer, record["sha256"])
         if not path.exists() or _digest(path) != record["sha256"]:
             raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the recorded one. Delete it to train again"
+                f"{path} is damaged: its SHA-256 is not the recorded one. Delete "
+                f"{self._sidecar(minimizer)} to train it again"
             )
         return Stored(load_file(path), record)
 
     def put(self, minimizer: Minimizer, stored: Stored) -> None:
-        """Write a minimizer; one that is there already is replaced."""
+        """Write a minimizer; of two that are written, the last one counts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        weights, sidecar = self._path(minimizer, ".safetensors"), self._path(minimizer, ".json")
-        part = weights.with_suffix(f".{platform.node()}-{os.getpid()}.part")
+        part = self.folder / f"{minimizer.key}.{platform.node()}-{os.getpid()}.part"
         save_file({k: v.contiguous() for k, v in stored.state.items()}, part)
         record = {**stored.record, "sha256": _digest(part)}
-        part.replace(weights)
+        part.replace(self._weights(minimizer, record["sha256"]))
         part.write_text(json.dumps(record))
-        part.replace(sidecar)
+        part.replace(self._sidecar(minimizer))
 
     def list(self) -> pd.DataFrame:
         """One row for each minimizer: key, description, errors, seconds, device."""

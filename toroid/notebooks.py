@@ -17,6 +17,8 @@ import json
 import math
 import platform
 import re
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,7 +114,7 @@ def root() -> Path:
 
 def names() -> list[str]:
     """The notebooks of the book."""
-    return sorted(path.stem for path in (root() / "book").glob("*.ipynb"))
+    return sorted(path.stem for path in (root() / "book").glob("[!.]*.ipynb"))
 
 
 def _path(name: str) -> Path:
@@ -316,24 +318,33 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         raise ParameterError("a page shows its own parameters; give an output to run with others")
     if output is not None and output.resolve() == page.resolve():
         raise ParameterError(f"{output} is the page itself; give another output")
-    written = output or page.with_name(f".{name}.part.ipynb")
-    written.parent.mkdir(parents=True, exist_ok=True)
+    made_by = stamp(name)  # before the run: what is edited meanwhile is not what was run
     start = time.perf_counter()
-    papermill.execute_notebook(
-        str(page), str(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
-    )
-    info = {
-        "stamp": stamp(name), "parameters": values,
-        "seconds": round(time.perf_counter() - start, 1),
-        "python": platform.python_version(), "torch": torch.__version__, "device": _device(),
-    }  # fmt: skip
-    _tidy(written, info)
-    if output:
-        return written
+    with tempfile.TemporaryDirectory() as folder:
+        written = output or Path(folder) / page.name
+        written.parent.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(
+            str(page), str(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
+        )
+        info = {
+            "stamp": made_by, "parameters": values,
+            "seconds": round(time.perf_counter() - start, 1),
+            "python": platform.python_version(), "torch": torch.__version__, "device": _device(),
+        }  # fmt: skip
+        _tidy(written, info)
+        if output is None:
+            _publish(written, page)
+    return output or page
+
+
+def _publish(written: Path, page: Path) -> None:
+    """Put a notebook that was run in the place of its page, and its figures beside it."""
+    (page.parent / "images").mkdir(exist_ok=True)
     for label, image in figures(written).items():
-        (page.parent / "images").mkdir(exist_ok=True)
         (page.parent / "images" / f"{label}.png").write_bytes(image)
-    return written.replace(page)
+    part = page.with_name(f".{page.name}.part")
+    shutil.copyfile(written, part)
+    part.replace(page)
 
 
 def figures(path: Path) -> dict[str, bytes]:

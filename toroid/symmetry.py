@@ -7,9 +7,10 @@ apply an element of it to a whole state; `same_function` checks that nothing cha
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from . import _labels
+from . import _graph
 from ._checks import State, check_state, check_units
 from ._labels import OUTPUT, Slot, Trace, UnsupportedError
 
@@ -31,7 +33,7 @@ __all__ = [
 
 #: What a unit's numbers are multiplied by, in each role, when its output is multiplied by λ:
 #: λ^power.
-POWERS = {"out": 1, "late": 1, "bias": 1, "mean": 1, "var": 2, "in": -1, "slope": 0, "unscaled": 0}
+POWERS = {"out": 1, "late": 1, "bias": 1, "mean": 1, "var": 2, "in": -1, "slope": 0}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Axis:
         index: The positions of each unit, one tuple for each; a flatten after a convolution gives
             every unit a block of H*W positions.
         eps: BatchNorm's ε where the role is ``var``.
+        span: How many dimensions, from `dim` on, are indexed as one (2 for a grouped convolution's
+            inputs, all of them for a position embedding).
     """
 
     parameter: str
@@ -55,6 +59,7 @@ class Axis:
     role: str
     index: tuple[tuple[int, ...], ...]
     eps: float = 0.0
+    span: int = 1
 
     @property
     def module(self) -> str:
@@ -71,15 +76,35 @@ class Axis:
         """The index as a tensor (units, block)."""
         return torch.tensor(self.index)
 
+    def flat(self, tensor: Tensor) -> Tensor:
+        """The parameter with the indexed dimensions as one."""
+        return tensor if self.span == 1 else tensor.flatten(self.dim, self.dim + self.span - 1)
+
     def rows(self, tensor: Tensor) -> Tensor:
         """Each unit's numbers in the parameter `tensor`, as a matrix (units, numbers)."""
-        return tensor.movedim(self.dim, 0)[self.positions.to(tensor.device)].flatten(1)
+        return self.flat(tensor).movedim(self.dim, 0)[self.positions.to(tensor.device)].flatten(1)
 
     def spread(self, values: Tensor, like: Tensor, fill: float) -> Tensor:
-        """One value for each unit, laid along `dim` so that it broadcasts against the parameter."""
-        line = like.new_full((like.shape[self.dim],), fill)
+        """One value for each unit, laid along its positions: broadcasts against the parameter."""
+        indexed = like.shape[self.dim : self.dim + self.span]
+        line = like.new_full((indexed.numel(),), fill)
         line[self.positions.to(like.device)] = values.to(like)[:, None]
-        return line.view([-1 if d == self.dim else 1 for d in range(like.dim())])
+        rest = like.dim() - self.dim - self.span
+        return line.view([1] * self.dim + list(indexed) + [1] * rest)
+
+    def put(self, tensor: Tensor, vectors: Tensor) -> Tensor:
+        """The parameter with `vectors` (units, numbers) where `rows` takes them from."""
+        flat = self.flat(tensor).movedim(self.dim, 0).clone()
+        positions = self.positions.to(tensor.device)
+        flat[positions] = vectors.reshape(*positions.shape, *flat.shape[1:])
+        return flat.movedim(0, self.dim).reshape(tensor.shape)
+
+    def permuted(self, tensor: Tensor, permutation: Tensor) -> Tensor:
+        """The parameter with unit i where unit ``permutation[i]`` was."""
+        flat = self.flat(tensor)
+        index = torch.arange(flat.shape[self.dim])
+        index[self.positions] = self.positions[permutation.cpu()]
+        return flat.index_select(self.dim, index.to(tensor.device)).reshape(tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -129,7 +154,7 @@ class Group:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """Every place where the units appear, each once."""
-        places = {(a.parameter, a.dim): a for scale in self.scales for a in scale.axes}
+        places = {(a.parameter, a.dim, a.span): a for scale in self.scales for a in scale.axes}
         return tuple(places.values())
 
 
@@ -233,24 +258,32 @@ def _short(names: Iterable[str], most: int = 3) -> str:
 
 
 def find_symmetries(
-    model: nn.Module, example: Tensor | tuple[Any, ...], *, strict: bool = True
+    model: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    *,
+    strict: bool = True,
+    verify: bool = True,
 ) -> Symmetry:
     """Read the permutation and scale symmetries of a network off its graph.
 
     The ATen graph of ``torch.export.export`` (evaluation mode) is run on labels instead of numbers;
-    what the operations tie together is a group. See `toroid._labels` for the rules.
+    what the operations tie together is a group. See `toroid._rules`.
 
     Args:
         model: Any module that exports; it is not changed.
         example: An input of the shape the model takes, batch first, or a tuple of inputs.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
+        verify: Move a copy with random weights, in float64, by a random element of what was found,
+            and compare the outputs. It costs a few runs of the network on inputs like `example`.
 
     Returns:
         The groups of units, front to back, and the last layer's one factor.
 
     Raises:
-        UnsupportedError: If an operation has no rule; names it, its module and its source line.
+        UnsupportedError: If an operation has no rule; names it, its module and its source line. If
+            the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
+            left as they are and listed).
 
     Example:
         >>> import torch, toroid
@@ -261,7 +294,60 @@ def find_symmetries(
         >>> len(symmetry["3"].axes[-1].index[0])  # a channel feeds 7 x 7 columns
         49
     """
-    return _assemble(_labels.trace(model, example, strict))
+    symmetry = _assemble(_graph.trace(model, example, strict))
+    return _verified(symmetry, model, example, strict) if verify else symmetry
+
+
+def _verified(symmetry: Symmetry, model: nn.Module, example: Any, strict: bool) -> Symmetry:
+    """The symmetry without the groups that change what a network with random weights says."""
+    generator = torch.Generator().manual_seed(0)
+    network = copy.deepcopy(model).double().cpu().eval()
+    state = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
+    size = sum(x.numel() for x in _tuple(example) if isinstance(x, Tensor))
+    draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
+    inputs = [[_random_like("", x, generator) for x in _tuple(example)] for _ in range(draws)]
+    before = torch.cat([_outputs(network, state, x) for x in inputs])
+
+    def wrong(groups: Sequence[Group]) -> bool:
+        part = Symmetry(tuple(groups), symmetry.output)
+        moved = _random_element(state, part, generator)
+        after = torch.cat([_outputs(network, moved, x) for x in inputs])
+        return not _compare(before, after, tolerance=1e-6)
+
+    if not wrong(symmetry.groups):
+        return symmetry
+    bad = [group for group in symmetry.groups if wrong([group])] or list(symmetry.groups)
+    message = f"units that are not alike after all ({', '.join(g.name for g in bad)})"
+    if strict:
+        raise UnsupportedError(
+            f"cannot read the symmetries of this network: {message}. The outputs of a random copy "
+            "change when they are moved. Pass strict=False to leave them as they are."
+        )
+    kept = tuple(group for group in symmetry.groups if group not in bad)
+    return replace(symmetry, groups=kept, refused=(*symmetry.refused, message))
+
+
+def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
+    """Random numbers of the size that keeps activations of order one; γ of both signs."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return tensor
+    numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    if name.endswith("running_var"):
+        return numbers.abs() + 0.5
+    return numbers / max(1, tensor[0].numel()) ** 0.5 if name and tensor.dim() > 1 else numbers
+
+
+def _random_element(state: State, symmetry: Symmetry, generator: torch.Generator) -> State:
+    """A state moved by a random cycle of every group and random factors for every scale."""
+    permutations = {}
+    for group in symmetry.groups:
+        order = torch.randperm(group.size, generator=generator)
+        permutations[group.name] = order.roll(1)[order.argsort()]  # no unit stays
+    factors = {
+        s.name: (0.3 * torch.randn(len(s.axes[0].index), generator=generator)).exp()
+        for s in symmetry.scales
+    }
+    return permute(rescale(state, factors, symmetry), permutations, symmetry)
 
 
 class _Components:
@@ -283,20 +369,77 @@ class _Components:
 
 def _assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
-    builder = _Builder(
-        list(trace.slots.values()), _Components(trace, "unit"), _Components(trace, "scale")
-    )
-    members: dict[tuple, list[int]] = defaultdict(list)
-    for unit, places in _signatures(trace, builder).items():
-        members[tuple(places)].append(unit)
+    unit, scale = _Components(trace, "unit"), _Components(trace, "scale")
+    builder = _Builder(list(trace.slots.values()), unit, scale)
+    found = _signatures(trace, builder)
+    parts = _parts(trace, unit)
+    around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
+    for whole, inside in parts.items():
+        for part in inside:
+            around[part].add(whole)
+    alone = {u: places for u, places in found.items() if u not in parts}
     groups = [
-        builder.group(units, [p[1] for p in places if p[0] == "slot"])
-        for places, units in members.items()
+        builder.group([[u] for u in units], places)
+        for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
-    return Symmetry(tuple(groups), builder.output(), tuple(trace.refused))
+    groups += [
+        builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
+        for members in _sets(parts, around, found, unit)
+    ]
+    groups.sort(key=lambda g: (g.scales[0].order, g.scales[0].axes[0].index[0][0], -len(g.axes)))
+    return Symmetry(_named(groups), builder.output(), tuple(trace.refused))
 
 
-def _signatures(trace: Trace, builder: _Builder) -> dict[int, list[tuple]]:
+Places = tuple[tuple, ...]
+
+
+def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, list[int]]:
+    """Units by where they occur and by what else they have in common."""
+    members: dict[Any, list[int]] = defaultdict(list)
+    for unit, places in found.items():
+        members[places, also(unit)].append(unit)
+    return members
+
+
+def _parts(trace: Trace, unit: _Components) -> dict[int, frozenset[int]]:
+    """The sets and the units that are inside them (a set of one unit is that unit)."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for units, wholes in trace.inside:
+        pairs = np.stack([unit.of[wholes.numpy()].ravel(), unit.of[units.numpy()].ravel()])
+        for whole, part in np.unique(pairs, axis=1).T.tolist():
+            if whole != part:
+                found[whole].add(part)
+    return {whole: frozenset(parts) for whole, parts in found.items()}
+
+
+def _sets(
+    parts: dict[int, frozenset[int]],
+    around: dict[int, set[int]],
+    found: dict[int, Places],
+    unit: _Components,
+) -> list[list[list[int]]]:
+    """Sets that can be exchanged as wholes: for each kind, the units of every set in one order.
+
+    Wholes around the same units are one set (a head's width in the keys and in the norm of the
+    keys, say). A set moves only if all of it can, and what is around a part of it is part of it.
+    """
+    merged: dict[frozenset[int], list[int]] = defaultdict(list)
+    for whole, inside in parts.items():
+        merged[inside].append(whole)
+    kinds: dict[tuple, list[list[int]]] = defaultdict(list)
+    for inside, wholes in merged.items():
+        everything = [*wholes, *inside]
+        if any(u in unit.reasons for u in everything) or any(around[w] for w in wholes):
+            continue
+        if any(around[u] != set(wholes) for u in inside):
+            continue
+        members = sorted((u for u in everything if u in found), key=lambda u: (found[u], u))
+        if members:
+            kinds[tuple((found[u]) for u in members)].append(members)
+    return [sets for sets in kinds.values() if len(sets) > 1]
+
+
+def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
     """For every unit that can move, where it occurs: slots (how often, scale free or not), uses."""
     unit, scale = builder.unit, builder.scale
     found: dict[int, list[tuple]] = defaultdict(list)
@@ -304,12 +447,14 @@ def _signatures(trace: Trace, builder: _Builder) -> dict[int, list[tuple]]:
         pairs = np.stack([unit.of[slot.ids], scale.frozen[slot.ids]])
         rows, counts = np.unique(pairs, axis=1, return_counts=True)
         for component, fixed, count in zip(*rows.tolist(), counts.tolist(), strict=True):
-            found[component].append(("slot", number, fixed, count))
+            found[component].append((0, number, fixed, count))
     for number, use in enumerate(trace.uses):
         for component in np.unique(unit.of[use.numpy()]).tolist():
-            found[component].append(("use", number))
+            found[component].append((1, number))
     return {
-        c: places for c, places in found.items() if c not in unit.reasons and places[0][0] == "slot"
+        component: tuple(places)
+        for component, places in found.items()
+        if component not in unit.reasons and places[0][0] == 0
     }
 
 
@@ -323,22 +468,33 @@ class _Builder:
         for number, slot in enumerate(slots):
             for component in scale.of[slot.ids].tolist():
                 self.start.setdefault(component, number)
-        self.names: Counter[tuple[str, str]] = Counter()
+        self.first: dict[int, tuple[int, int]] = {}  # unit -> the slot and position where it starts
+        for number, slot in enumerate(slots):
+            for position, component in enumerate(unit.of[slot.ids].tolist()):
+                self.first.setdefault(component, (number, position))
 
-    def group(self, units: list[int], numbers: list[int]) -> Group:
-        """The group of these units, which occur in the slots of these numbers."""
-        numbers = sorted(set(numbers))
-        first = self.unit.of[self.slots[numbers[0]].ids].tolist()
-        units = sorted(units, key=first.index)
+    def group(
+        self, members: list[list[int]], places: Sequence[tuple], whole: bool = False
+    ) -> Group:
+        """The group of these units; each is given as the components that move together."""
+        numbers = sorted({place[1] for place in places if place[0] == 0})
+        if whole:  # the rows of a block carry its columns along
+            made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
+            numbers = [
+                n for n in numbers if self.slots[n].span == 1 or self.slots[n].parameter not in made
+            ]
         by_scale: dict[bytes, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
         for number in numbers:
             ids = self.slots[number].ids
-            positions = _positions(self.unit.of[ids], units)  # (units, block)
+            positions = _positions(self.unit.of[ids], members)  # (units, block)
             factors = np.where(self.scale.frozen[ids], -1, self.scale.of[ids])[positions]
             same = (factors == factors[:, :1]).all()
             by_scale[(factors[:, 0] if same else factors).tobytes()].append((number, positions))
-        scales = tuple(self._scale(places) for places in by_scale.values())
-        return Group(self._name("group", scales[0].axes[0].module), scales)
+        scales = [self._scale(places) for places in by_scale.values()]
+        if whole:
+            scales = [replace(scale, fixed="of its parts") for scale in scales]
+        return Group(scales[0].name, tuple(scales))
 
     def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
         """The axes of one factor, and what fixes it if something does."""
@@ -350,17 +506,16 @@ class _Builder:
             len(factors) != len(positions) or held != sum(self.total[f] for f in factors.tolist())
         ):
             reason = "shared with other units"
+        if not reason and not any(self.slots[n].role == "out" for n, _ in places):
+            reason = "no weights make it"
         axes = tuple(self._axis(self.slots[number], p.tolist(), first) for number, p in places)
-        return Scale(self._name("scale", axes[0].module), axes, reason, first)
+        return Scale(axes[0].module, axes, reason, first)
 
     def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
         late = slot.role == "out" and self._reads_from(slot.parameter, order)
+        index = tuple(map(tuple, positions))
         return Axis(
-            slot.parameter,
-            slot.dim,
-            "late" if late else slot.role,
-            tuple(map(tuple, positions)),
-            slot.eps,
+            slot.parameter, slot.dim, "late" if late else slot.role, index, slot.eps, slot.span
         )
 
     def _reads_from(self, parameter: str, order: int) -> bool:
@@ -380,23 +535,29 @@ class _Builder:
         joined = (replace(a, role="out") if a.role == "bias" else a for a in axes)  # one vector
         return Group("output", (Scale("output", tuple(joined), "", order),))
 
-    def _name(self, kind: str, module: str) -> str:
-        """The module's path, numbered where it makes several groups."""
-        self.names[kind, module] += 1
-        count = self.names[kind, module]
-        return module if count == 1 else f"{module}#{count}"
 
+def _named(groups: list[Group]) -> tuple[Group, ...]:
+    """Names that tell groups, and scales, of one module apart."""
+    counts: Counter[tuple[str, str]] = Counter()
 
-def _positions(components: np.ndarray, units: list[int]) -> np.ndarray:
-    """The positions of each unit along a slot, in ascending order: (units, block)."""
-    rank = np.full(components.max() + 1, len(units))
-    inside = [u for u in units if u < len(rank)]
-    rank[inside] = (
-        [units.index(u) for u in inside] if len(inside) < len(units) else np.arange(len(units))
+    def name(kind: str, module: str) -> str:
+        counts[kind, module] += 1
+        return module if counts[kind, module] == 1 else f"{module}#{counts[kind, module]}"
+
+    return tuple(
+        Group(
+            name("group", g.name), tuple(replace(s, name=name("scale", s.name)) for s in g.scales)
+        )
+        for g in groups
     )
-    ranks = rank[components]
-    order = np.argsort(ranks, kind="stable")
-    return order[ranks[order] < len(units)].reshape(len(units), -1)
+
+
+def _positions(components: np.ndarray, members: list[list[int]]) -> np.ndarray:
+    """The positions of each unit along a slot: of each of its components in turn, ascending."""
+    where: dict[int, list[int]] = defaultdict(list)
+    for position, component in enumerate(components.tolist()):
+        where[component].append(position)
+    return np.array([[p for c in unit for p in where.get(c, ())] for unit in members])
 
 
 # --- the engine ----------------------------------------------------------------------------------
@@ -432,10 +593,7 @@ def permute(
     for name, permutation in permutations.items():
         group = check_units(symmetry, name, permutation)
         for axis in group.axes:
-            tensor = result[axis.parameter]
-            index = torch.arange(tensor.shape[axis.dim])
-            index[axis.positions] = axis.positions[permutation.cpu()]
-            result[axis.parameter] = tensor.index_select(axis.dim, index.to(tensor.device))
+            result[axis.parameter] = axis.permuted(result[axis.parameter], permutation)
     return result
 
 
@@ -526,7 +684,7 @@ def same_function(
         model: The network, run in evaluation mode; it is not changed.
         before: State dict.
         after: State dict to compare with it.
-        example: Inputs, batch first; cast to the precision of the states.
+        example: Inputs, batch first, or a tuple of them; cast to the precision of the states.
         tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
 
     Returns:
@@ -540,19 +698,30 @@ def same_function(
         >>> bool(report), round(report.factor, 3)
         (True, 2.0)
     """
-    network = _labels.structure(model)
-    first, second = (_outputs(network, state, example) for state in (before, after))
+    network = _graph.structure(model)
+    floating = next(v for v in before.values() if v.is_floating_point())
+    inputs = [x.to(floating) if x.is_floating_point() else x for x in _tuple(example)]
+    first, second = (_outputs(network, state, inputs) for state in (before, after))
+    return _compare(
+        first, second, torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
+    )
+
+
+def _compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
     dot, norm = (first * second).sum(), (first * first).sum()
     factor = float(dot / norm) if norm > 0 else 1.0
     size = float((factor * first).abs().max())
     difference = float((second - factor * first).abs().max()) / (size or 1.0)
     agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
-    if tolerance is None:
-        tolerance = torch.finfo(first.dtype).eps ** 0.5
     return Report(difference, factor, agreement, tolerance)
 
 
+def _tuple(example: Any) -> tuple[Any, ...]:
+    return example if isinstance(example, tuple) else (example,)
+
+
 @torch.no_grad()
-def _outputs(network: nn.Module, state: State, example: Tensor) -> Tensor:
-    floating = next(v for v in state.values() if v.is_floating_point())
-    return torch.func.functional_call(network, dict(state), (example.to(floating),))
+def _outputs(network: nn.Module, state: State, inputs: Sequence[Any]) -> Tensor:
+    """All outputs for each input, as a matrix (inputs, numbers)."""
+    outputs = tree_leaves(torch.func.functional_call(network, dict(state), tuple(inputs)))
+    return torch.cat([out.reshape(len(out), -1) for out in outputs if isinstance(out, Tensor)], 1)

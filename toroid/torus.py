@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ._checks import BIASES, State, check_choice, check_pair, check_state
-from .symmetry import Axis, Scale, Symmetry, multiply
+from .symmetry import Scale, Symmetry, multiply
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 
 
-def normalize(
-    state: State, symmetry: Symmetry, *, bias: str = "euclidean", center: bool = False
-) -> dict[str, Tensor]:
+def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
     The units are taken front to back: ``λ = 1/|w|`` multiplies what makes a unit (`rescale`). The
@@ -34,7 +32,6 @@ def normalize(
         symmetry: From `find_symmetries`.
         bias: ``"euclidean"``, the bias is divided along but is not in the norm; ``"joint"``, the
             bias is part of the vector, so that the whole space is a torus.
-        center: Subtract the mean over classes from the last layer first, which argmax does not see.
 
     Returns:
         The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
@@ -60,9 +57,6 @@ def normalize(
     check_state(state, symmetry)
     check_choice("bias", bias, BIASES)
     result = dict(state)
-    if center and symmetry.output:
-        for axis in symmetry.output.axes:
-            result[axis.parameter] = _centered(result[axis.parameter], axis)
     dead = {}
     for scale in symmetry.scales:
         norms = scale.vectors(result, bias).norm(dim=1)
@@ -79,25 +73,24 @@ def normalize(
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:
     """Norms in which a dead unit has that of what else makes it, or 1 and no readers.
 
-    Without incoming weights a unit is constant; its scale its bias or its BatchNorm's statistics
-    settle. If they are zero too, nothing ever comes out of it: what reads it is set to zero, or
-    its scale would be arbitrary.
+    Without incoming weights a unit is constant; its bias or its BatchNorm's statistics settle its
+    scale. If they are zero too, nothing ever comes out of it: what reads it is set to zero, or its
+    scale would be arbitrary. Only a residual stream's late weights may still make something of it.
     """
-    carried = [axis for axis in scale.axes if axis.power > 0]
+    carried = [axis for axis in scale.axes if axis.power > 0 and axis.role != "late"]
     rows = [
         (axis.rows(state[axis.parameter]) + axis.eps).abs() ** (2 / axis.power) for axis in carried
     ]
     norms = torch.where(norms > 0, norms, torch.cat(rows, 1).sum(1).sqrt())
+    late = [axis.rows(state[axis.parameter]) for axis in scale.axes if axis.role == "late"]
+    silent = norms == 0
+    for rows_late in late:
+        silent &= (rows_late == 0).all(1)
     for axis in scale.axes:
         if axis.role == "in":
             tensor = state[axis.parameter]
-            state[axis.parameter] = tensor * axis.spread((norms > 0).to(tensor), tensor, fill=1.0)
+            state[axis.parameter] = tensor * axis.spread((~silent).to(tensor), tensor, fill=1.0)
     return torch.where(norms > 0, norms, 1.0)
-
-
-def _centered(tensor: Tensor, axis: Axis) -> Tensor:
-    rows = tensor.index_select(axis.dim, axis.positions[0].to(tensor.device))
-    return tensor - axis.spread(torch.ones(1), tensor, 0.0) * rows.mean(axis.dim, keepdim=True)
 
 
 def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
@@ -184,7 +177,7 @@ def geodesic(
         bias: As in `normalize`.
 
     Returns:
-        A normalised state.
+        A normalised state (a unit that is dead at one end has norm below 1 on the way).
 
     Raises:
         ValueError: As `angles`, and if two vectors are antipodal: no shortest path is
@@ -300,16 +293,9 @@ def exp(
 
 def _write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -> None:
     """Put each unit's vector back where `Scale.vectors` took it from."""
-    start = 0
-    for axis in scale.sphere(bias):
-        tensor = result[axis.parameter].movedim(axis.dim, 0).clone()
-        positions = axis.positions.to(tensor.device)
-        size = positions.shape[1] * tensor[0].numel()
-        tensor[positions] = vectors[:, start : start + size].reshape(
-            *positions.shape, *tensor.shape[1:]
-        )
-        result[axis.parameter] = tensor.movedim(0, axis.dim)
-        start += size
+    sizes = [axis.rows(result[axis.parameter]).shape[1] for axis in scale.sphere(bias)]
+    for axis, part in zip(scale.sphere(bias), vectors.split(sizes, dim=1), strict=True):
+        result[axis.parameter] = axis.put(result[axis.parameter], part)
 
 
 def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import trange
 
 from ._checks import check_choice
-from ._labels import structure
+from ._graph import structure
 from .data import Dataset
 
 __all__ = ["SCHEDULES", "Trained", "sgd"]
