@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ._checks import State, check_choice, check_pair, check_state
-from .symmetry import Axis, Group, Symmetry, permute
+from .symmetry import Axis, Group, Symmetry, move, permute
 
 __all__ = ["Alignment", "align", "match", "permute"]
 
@@ -119,10 +119,11 @@ def _sequential(
     """Match a group, permute its producers and consumers, go on to the next."""
     permutations: dict[str, Tensor] = {}
     similarity: dict[str, float] = {}
+    moved = dict(state)
     for group in symmetry.groups:
-        cosines = _similarity(state, to, group, _waiting(symmetry, permutations.keys()))
+        cosines = _similarity(moved, to, group, _waiting(symmetry, permutations.keys()))
         permutation = _assign(cosines)
-        state = permute(state, {group.name: permutation}, symmetry)
+        move(moved, group, permutation)
         permutations[group.name] = permutation
         similarity[group.name] = float(cosines[torch.arange(group.size), permutation].mean())
     return permutations, similarity

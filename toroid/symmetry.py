@@ -591,10 +591,14 @@ def permute(
     check_state(state, symmetry)
     result = dict(state)
     for name, permutation in permutations.items():
-        group = check_units(symmetry, name, permutation)
-        for axis in group.axes:
-            result[axis.parameter] = axis.permuted(result[axis.parameter], permutation)
+        move(result, check_units(symmetry, name, permutation), permutation)
     return result
+
+
+def move(state: dict[str, Tensor], group: Group, permutation: Tensor) -> None:
+    """Exchange the units of one group; replaces tensors in the dict."""
+    for axis in group.axes:
+        state[axis.parameter] = axis.permuted(state[axis.parameter], permutation)
 
 
 def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:

@@ -1,0 +1,60 @@
+"""Every torchvision classifier: a random element of its symmetry leaves its function as it is.
+
+The quick part runs always, one of each family on small images; the whole with ``pytest -m slow``.
+"""
+
+import pytest
+import torch
+import toroid
+from networks import random_element, random_state
+from toroid import _torchvision
+
+tv = _torchvision.load().models
+ALL = tv.list_models(module=tv)
+QUICK = ["densenet121", "efficientnet_b0", "googlenet", "mobilenet_v3_small", "regnet_y_400mf", "resnet18",
+         "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vit_b_16"]  # fmt: skip
+SIZES = {"inception_v3": 299, "vit_h_14": 224, "maxvit_t": 224}
+FIXED = ("vit", "maxvit", "swin_v2")  # these take one size only
+
+
+def classifier(name, size=None):
+    """A network with random weights and an example of its input."""
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    model = tv.get_model(name, weights=None, **extra)
+    size = SIZES.get(name) or (224 if size is None or name.startswith(FIXED) else size)
+    return model, torch.zeros(1, 3, size, size)
+
+
+def check(name, size=None):
+    model, example = classifier(name, size)
+    symmetry = toroid.find_symmetries(model, example, verify=False)
+    state = random_state(model, 0)
+    example = torch.randn(
+        example.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    permutations, factors = random_element(symmetry, 0, spread=0.3)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    for after in (
+        moved,
+        toroid.normalize(state, symmetry),
+        toroid.align(moved, to=state, symmetry=symmetry).state,
+    ):
+        report = toroid.same_function(model, state, after, example, tolerance=1e-9)
+        assert report, report
+    covered = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
+    weights = {k for k, p in model.named_parameters() if p.dim() > 1 and "logit_scale" not in k}
+    assert covered >= {
+        k for k in weights if not k.lower().startswith("aux")
+    }  # not run in evaluation
+    assert symmetry.refused == ()
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_classifier_of_each_family(name):
+    check(name, size=96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_every_classifier(name):
+    check(name)
