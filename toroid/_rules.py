@@ -102,6 +102,12 @@ def expand_as(trace: Trace, node: Node, x: Any, other: Any) -> Label:
     return Label(*(part.expand(shape_of(node)) for part in value(trace, x)))
 
 
+@rule("reshape_as", "view_as")
+def reshape_as(trace: Trace, node: Node, x: Any, other: Any) -> Label:
+    """Only moves numbers."""
+    return Label(*(part.reshape(shape_of(node)) for part in value(trace, x)))
+
+
 def item(trace: Trace, node: Node, x: Any, index: int) -> Any:
     """One of several results."""
     return x[index]
@@ -243,6 +249,13 @@ def multiply(trace: Trace, node: Node, x: Any, y: Any) -> Label:
     return Label(unit, (free[0] if free else x.scale).expand(shape))
 
 
+@rule("addcmul")
+def addcmul(trace: Trace, node: Node, x: Any, y: Any, z: Any, **kwargs: Any) -> Label:
+    """x + y z."""
+    y, z = (y, z) if isinstance(y, Label) else (z, y)
+    return add(trace, node, x, multiply(trace, node, y, z))
+
+
 def _meet(trace: Trace, x: Label, y: Label, shape: torch.Size) -> Tensor:
     """Tie the units of two activations that meet; a broadcast operand is around what it meets."""
     trace.use(x)
@@ -299,6 +312,16 @@ def _pool(dims: int) -> Rule:
 
 for _dims in (1, 2, 3):
     rule(f"max_pool{_dims}d", f"avg_pool{_dims}d", f"adaptive_avg_pool{_dims}d")(_pool(_dims))
+
+
+@rule(
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
+)  # fmt: skip
+def upsample(trace: Trace, node: Node, x: Label, *args: Any, **kwargs: Any) -> Label:
+    """Weighted means over places, channel by channel: linear."""
+    trace.use(x)
+    return spread(trace.per_channel(x, 1), shape_of(node), 1)
 
 
 @rule("mean", "sum", "amax", "amin")

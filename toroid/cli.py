@@ -58,7 +58,10 @@ def explain(name: str) -> None:
     type=click.Path(path_type=Path),
     help="Folder to write to, instead of a new one in runs/.",
 )
-def run(name: str, assignments: tuple[str, ...], title: str, output: Path | None) -> None:
+@click.option("--reference", is_flag=True, help="Keep the results in book/reference/.")
+def run(
+    name: str, assignments: tuple[str, ...], title: str, output: Path | None, reference: bool
+) -> None:
     """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
     with _friendly():
         values = {**notebooks.preset(name, title), **notebooks.parse(name, list(assignments))}
@@ -76,6 +79,8 @@ def run(name: str, assignments: tuple[str, ...], title: str, output: Path | None
                 values[key] = str(Path(values[key]).resolve())
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
         notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
+        if reference:
+            click.echo(f"kept in:  {notebooks.keep_reference(notebook, title)}")
     click.echo(f"notebook: {notebook}")
     for path in sorted(folder.glob("*.csv")):
         click.echo(f"results:  {path}")

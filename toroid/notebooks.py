@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 __all__ = ["Parameter", "ParameterError", "check", "declared", "fresh", "names", "parse", "run"]
@@ -381,6 +382,47 @@ def _tidy(path: Path, info: Mapping[str, Any]) -> None:
             o for o in cell.get("outputs", []) if o.get("name") != "stderr"
         ]
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def keep_reference(notebook: Path, title: str) -> Path:
+    """Keep the numbers of a run, and where they come from, in ``book/reference/``.
+
+    Args:
+        notebook: A notebook that was run, with its CSV files beside it.
+        title: Name of its preset.
+
+    Returns:
+        The folder with the CSV files and ``provenance.json``.
+    """
+    folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in notebook.parent.glob("*.csv"):
+        shutil.copyfile(path, folder / path.name)
+    info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
+    info["parameters"].pop("results", None)  # a folder of the machine that ran it
+    (folder / "provenance.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The kept numbers of a run, and where they come from.
+
+    Args:
+        name: Notebook.
+        title: Its preset.
+        table: Name of the CSV file, without its ending.
+
+    Raises:
+        FileNotFoundError: If no such run was kept; says how to make it.
+    """
+    folder = root() / "book" / "reference" / f"{name}.{title}"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no reference run is kept; make it: toroid run {name} --preset {title} --reference"
+        )
+    return pd.read_csv(folder / f"{table}.csv"), json.loads(
+        (folder / "provenance.json").read_text()
+    )
 
 
 def glue(name: str, value: Any) -> None:
