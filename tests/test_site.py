@@ -103,5 +103,5 @@ def test_every_public_name_is_documented(pages):
     ids = {tag["id"] for tag in pages["book/api"].find_all(id=True)}
     for name in toroid.__all__:
         thing = getattr(toroid, name)
-        if module := getattr(thing, "__module__", None):
-            assert f"{module}.{name}" in ids or name == "UnsupportedError", name
+        if getattr(thing, "__module__", None):
+            assert any(i.endswith(f".{name}") for i in ids), name

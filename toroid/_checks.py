@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from .symmetry import Group, Symmetry
+    from ._groups import Group, Symmetry
 
 State = Mapping[str, Tensor]
 BIASES = ("euclidean", "joint")

@@ -14,7 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ._checks import State, check_choice, check_pair, check_state
-from .symmetry import Axis, Group, Symmetry, move, permute
+from ._groups import Axis, Group, move
+from .symmetry import Symmetry, permute
 
 __all__ = ["Alignment", "align", "match", "permute"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ._checks import BIASES, State, check_choice, check_pair, check_state
-from .symmetry import Scale, Symmetry, multiply
+from ._groups import Scale, multiply
+from .symmetry import Symmetry
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 

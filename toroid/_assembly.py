@@ -1,0 +1,226 @@
+"""From ties to groups: what the labels of a graph say once all of it was walked."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ._groups import Axis, Group, Scale, Symmetry
+from ._labels import OUTPUT, Slot, Trace
+
+
+class _Components:
+    """Connected components of one kind of label, and why some of them are frozen."""
+
+    def __init__(self, trace: Trace, kind: str) -> None:
+        a, b = (
+            torch.cat([torch.empty(0).long(), *side])
+            for side in zip(*trace.ties[kind], strict=True)
+        )
+        graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(trace.count, trace.count))
+        self.of = connected_components(graph, directed=False)[1]  # label -> component
+        self.reasons: dict[int, str] = {}
+        for labels, reason in trace.frozen[kind]:
+            for component in np.unique(self.of[labels.numpy()]).tolist():
+                self.reasons.setdefault(component, reason)
+        self.frozen = np.isin(self.of, list(self.reasons))  # label -> whether it is frozen
+
+
+def assemble(trace: Trace) -> Symmetry:
+    """From ties to groups: units can be exchanged if they occur in the same places."""
+    unit, scale = _Components(trace, "unit"), _Components(trace, "scale")
+    builder = _Builder(list(trace.slots.values()), unit, scale)
+    found = _signatures(trace, builder)
+    parts = _parts(trace, unit)
+    around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
+    for whole, inside in parts.items():
+        for part in inside:
+            around[part].add(whole)
+    alone = {u: places for u, places in found.items() if u not in parts}
+    groups = [
+        builder.group([[u] for u in units], places)
+        for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
+    ]
+    groups += [
+        builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
+        for members in _sets(parts, around, found, unit)
+    ]
+    groups.sort(key=lambda g: (g.scales[0].order, g.scales[0].axes[0].index[0][0], -len(g.axes)))
+    return Symmetry(_named(groups), builder.output(), tuple(trace.refused))
+
+
+Places = tuple[tuple, ...]
+
+
+def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, list[int]]:
+    """Units by where they occur and by what else they have in common."""
+    members: dict[Any, list[int]] = defaultdict(list)
+    for unit, places in found.items():
+        members[places, also(unit)].append(unit)
+    return members
+
+
+def _parts(trace: Trace, unit: _Components) -> dict[int, frozenset[int]]:
+    """The sets and the units that are inside them (a set of one unit is that unit)."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for units, wholes in trace.inside:
+        pairs = np.stack([unit.of[wholes.numpy()].ravel(), unit.of[units.numpy()].ravel()])
+        for whole, part in np.unique(pairs, axis=1).T.tolist():
+            if whole != part:
+                found[whole].add(part)
+    return {whole: frozenset(parts) for whole, parts in found.items()}
+
+
+def _sets(
+    parts: dict[int, frozenset[int]],
+    around: dict[int, set[int]],
+    found: dict[int, Places],
+    unit: _Components,
+) -> list[list[list[int]]]:
+    """Sets that can be exchanged as wholes: for each kind, the units of every set in one order.
+
+    Wholes around the same units are one set (a head's width in the keys and in the norm of the
+    keys, say). A set moves only if all of it can, and what is around a part of it is part of it.
+    """
+    merged: dict[frozenset[int], list[int]] = defaultdict(list)
+    for whole, inside in parts.items():
+        merged[inside].append(whole)
+    kinds: dict[tuple, list[list[int]]] = defaultdict(list)
+    for inside, wholes in merged.items():
+        everything = [*wholes, *inside]
+        if any(u in unit.reasons for u in everything) or any(around[w] for w in wholes):
+            continue
+        if any(around[u] != set(wholes) for u in inside):
+            continue
+        members = sorted((u for u in everything if u in found), key=lambda u: (found[u], u))
+        if members:
+            kinds[tuple((found[u]) for u in members)].append(members)
+    return [sets for sets in kinds.values() if len(sets) > 1]
+
+
+def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
+    """For every unit that can move, where it occurs: slots (how often, scale free or not), uses."""
+    unit, scale = builder.unit, builder.scale
+    found: dict[int, list[tuple]] = defaultdict(list)
+    for number, slot in enumerate(builder.slots):
+        pairs = np.stack([unit.of[slot.ids], scale.frozen[slot.ids]])
+        rows, counts = np.unique(pairs, axis=1, return_counts=True)
+        for component, fixed, count in zip(*rows.tolist(), counts.tolist(), strict=True):
+            found[component].append((0, number, fixed, count))
+    for number, use in enumerate(trace.uses):
+        for component in np.unique(unit.of[use.numpy()]).tolist():
+            found[component].append((1, number))
+    return {
+        component: tuple(places)
+        for component, places in found.items()
+        if component not in unit.reasons and places[0][0] == 0
+    }
+
+
+class _Builder:
+    """Makes groups of slots once the components are known."""
+
+    def __init__(self, slots: list[Slot], unit: _Components, scale: _Components) -> None:
+        self.slots, self.unit, self.scale = slots, unit, scale
+        self.total = Counter(c for slot in slots for c in scale.of[slot.ids].tolist())
+        self.start: dict[int, int] = {}  # scale component -> the slot where it starts
+        for number, slot in enumerate(slots):
+            for component in scale.of[slot.ids].tolist():
+                self.start.setdefault(component, number)
+        self.first: dict[int, tuple[int, int]] = {}  # unit -> the slot and position where it starts
+        for number, slot in enumerate(slots):
+            for position, component in enumerate(unit.of[slot.ids].tolist()):
+                self.first.setdefault(component, (number, position))
+
+    def group(
+        self, members: list[list[int]], places: Sequence[tuple], whole: bool = False
+    ) -> Group:
+        """The group of these units; each is given as the components that move together."""
+        numbers = sorted({place[1] for place in places if place[0] == 0})
+        if whole:  # the rows of a block carry its columns along
+            made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
+            numbers = [
+                n for n in numbers if self.slots[n].span == 1 or self.slots[n].parameter not in made
+            ]
+        by_scale: dict[bytes, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
+        for number in numbers:
+            ids = self.slots[number].ids
+            positions = _positions(self.unit.of[ids], members)  # (units, block)
+            factors = np.where(self.scale.frozen[ids], -1, self.scale.of[ids])[positions]
+            same = (factors == factors[:, :1]).all()
+            by_scale[(factors[:, 0] if same else factors).tobytes()].append((number, positions))
+        scales = [self._scale(places) for places in by_scale.values()]
+        if whole:
+            scales = [replace(scale, fixed="of its parts") for scale in scales]
+        return Group(scales[0].name, tuple(scales))
+
+    def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
+        """The axes of one factor, and what fixes it if something does."""
+        first, positions = places[0]
+        factors = np.unique(self.scale.of[self.slots[first].ids][positions])
+        reason = self.scale.reasons.get(int(factors[0]), "")
+        held = sum(p.size for _, p in places)
+        if not reason and (
+            len(factors) != len(positions) or held != sum(self.total[f] for f in factors.tolist())
+        ):
+            reason = "shared with other units"
+        if not reason and not any(self.slots[n].role == "out" for n, _ in places):
+            reason = "no weights make it"
+        axes = tuple(self._axis(self.slots[number], p.tolist(), first) for number, p in places)
+        return Scale(axes[0].module, axes, reason, first)
+
+    def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
+        late = slot.role == "out" and self._reads_from(slot.parameter, order)
+        index = tuple(map(tuple, positions))
+        return Axis(
+            slot.parameter, slot.dim, "late" if late else slot.role, index, slot.eps, slot.span
+        )
+
+    def _reads_from(self, parameter: str, order: int) -> bool:
+        """Whether a weight reads units whose free scale starts at `order` or behind it."""
+        read = [s.ids for s in self.slots if s.parameter == parameter and s.role == "in"]
+        free = {c for ids in read for c in self.scale.of[ids].tolist()} - self.scale.reasons.keys()
+        return any(self.start[c] >= order for c in free)
+
+    def output(self) -> Group | None:
+        """The last layer as one unit: all numbers that the outputs' common factor acts on."""
+        component = self.scale.of[OUTPUT]
+        order = self.start.get(component)
+        if order is None or component in self.scale.reasons:
+            return None
+        places = ((s, np.flatnonzero(self.scale.of[s.ids] == component)) for s in self.slots)
+        axes = (self._axis(slot, [p.tolist()], order) for slot, p in places if len(p))
+        joined = (replace(a, role="out") if a.role == "bias" else a for a in axes)  # one vector
+        return Group("output", (Scale("output", tuple(joined), "", order),))
+
+
+def _named(groups: list[Group]) -> tuple[Group, ...]:
+    """Names that tell groups, and scales, of one module apart."""
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def name(kind: str, module: str) -> str:
+        counts[kind, module] += 1
+        return module if counts[kind, module] == 1 else f"{module}#{counts[kind, module]}"
+
+    return tuple(
+        Group(
+            name("group", g.name), tuple(replace(s, name=name("scale", s.name)) for s in g.scales)
+        )
+        for g in groups
+    )
+
+
+def _positions(components: np.ndarray, members: list[list[int]]) -> np.ndarray:
+    """The positions of each unit along a slot: of each of its components in turn, ascending."""
+    where: dict[int, list[int]] = defaultdict(list)
+    for position, component in enumerate(components.tolist()):
+        where[component].append(position)
+    return np.array([[p for c in unit for p in where.get(c, ())] for unit in members])
