@@ -6,7 +6,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from toroid import notebooks
-from toroid.cli import main
+from toroid.cli import _from_here, main
 
 
 def invoke(*words):
@@ -59,3 +59,14 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     info = json.loads((tmp_path / "out" / "connectivity.ipynb").read_text())["metadata"]["toroid"]
     assert info["parameters"]["width"] == 0.05
     assert (notebooks.root() / "book" / "connectivity.ipynb").read_bytes() == before
+
+
+def test_folders_are_the_callers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "insects").mkdir()
+    given = {"results": "new", "store": "", "dataset": "digits", "width": 2.0}
+    assert _from_here(given) == {**given, "results": str(tmp_path / "new")}
+    assert _from_here({"store": "s", "dataset": "insects"}) == {
+        "store": str(tmp_path / "s"),
+        "dataset": str(tmp_path / "insects"),
+    }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -70,13 +71,7 @@ def run(
         )
         folder = folder.resolve()
         values.setdefault("results", str(folder))
-        for key in (
-            "results",
-            "store",
-            "dataset",
-        ):  # the notebook runs in book/: folders are the caller's
-            if Path(values.get(key) or "-").is_dir() or (key == "store" and values.get(key)):
-                values[key] = str(Path(values[key]).resolve())
+        values = _from_here(values)
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
         notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
         if reference:
@@ -84,6 +79,14 @@ def run(
     click.echo(f"notebook: {notebook}")
     for path in sorted(folder.glob("*.csv")):
         click.echo(f"results:  {path}")
+
+
+def _from_here(values: dict[str, Any]) -> dict[str, Any]:
+    """Folders as the caller means them: a notebook runs in ``book/``."""
+    folders = {key for key in ("results", "store") if values.get(key)}
+    if Path(values.get("dataset") or "-").is_dir():
+        folders.add("dataset")
+    return {k: str(Path(v).resolve()) if k in folders else v for k, v in values.items()}
 
 
 @main.command()
