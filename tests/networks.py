@@ -159,6 +159,43 @@ class Attention(nn.Module):
         return self.end(x[:, 0])
 
 
+class Gated(nn.Module):
+    """A gate that cannot flip, and what it gates, which can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.value, self.end = nn.Linear(12, 6), nn.Linear(12, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.end(nn.functional.silu(self.gate(x)) * self.value(x))
+
+
+class Sign(nn.Module):
+    """Binary units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sign()
+
+
+class Biased(nn.Module):
+    """Attention with a learned bias for each head, and positions that a layer makes of constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.place, self.qkv = nn.Linear(3, 6), nn.Linear(2, 6), nn.Linear(6, 18)
+        self.table, self.join, self.end = nn.Parameter(torch.zeros(7, 2)), nn.Linear(6, 6), nn.Linear(6, 3)  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        here = torch.linspace(0, 1, 4).to(x)
+        x = self.embed(x.flatten(2).transpose(1, 2)) + self.place(torch.stack([here, here**2], 1))
+        q, k, v = self.qkv(x).view(len(x), 4, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        steps = torch.arange(4)[:, None] - torch.arange(4) + 3
+        bias = self.table[steps].permute(2, 0, 1)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.end(self.join(y.transpose(1, 2).flatten(2)).relu().mean(1))
+
+
 class Gained(nn.Module):
     """A number multiplies some units and not the others: they cannot be exchanged with them."""
 
@@ -218,11 +255,13 @@ def _small() -> dict[str, nn.Module]:
         "softmax": nn.Sequential(flat, nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.Sigmoid()),
         "residual": Residual(),
         "class stream": ClassStream(), "branches": Branches(), "shuffle": Shuffle(), "channels last": ChannelsLast(),
-        "squeeze": Squeeze(), "attention": Attention(), "gained": Gained(), "two roles": TwoRoles(), "shift": ShiftOnly(),
+        "squeeze": Squeeze(), "attention": Attention(), "biased": Biased(), "gated": Gated(), "gained": Gained(), "two roles": TwoRoles(), "shift": ShiftOnly(),
         "depthwise": nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1, groups=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), flat, nn.Linear(32, 3)),
         "grouped": nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, groups=2), nn.ReLU(), flat, nn.Linear(16, 3)),
         "groupnorm": nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.ReLU(), flat, nn.Linear(24, 3)),
         "transposed": nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ConvTranspose2d(4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), flat, nn.Linear(5, 3)),
+        "sign": nn.Sequential(flat, nn.Linear(12, 6), Sign(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)),
+        "odd": nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 5, 1), nn.AvgPool2d(2), flat, nn.Linear(5, 4), nn.Hardtanh(), nn.Linear(4, 4), nn.MaxPool1d(1), nn.Linear(4, 3)),
         "half": Half(), "reused": Reused(), "inplace": Inplace(),
     }  # fmt: skip
 
@@ -272,6 +311,16 @@ def random_element(symmetry: toroid.Symmetry, seed: int, spread: float = 1.0) ->
         for s in symmetry.scales
     }
     return permutations, factors
+
+
+def random_signs(symmetry: toroid.Symmetry, seed: int) -> dict:
+    """A sign for each unit that can flip."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        g.name: torch.randint(2, (g.size,), generator=generator) * 2 - 1
+        for g in symmetry.groups
+        if g.flip
+    }
 
 
 def gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

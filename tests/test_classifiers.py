@@ -6,7 +6,7 @@ The quick part runs always, one of each family on small images; the whole with `
 import pytest
 import torch
 import toroid
-from networks import random_element, random_state
+from networks import random_element, random_signs, random_state
 from toroid import _torchvision
 
 tv = _torchvision.load().models
@@ -34,12 +34,12 @@ def check(name, size=None):
     )
     permutations, factors = random_element(symmetry, 0, spread=0.3)
     moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
-    for after in (
-        moved,
-        toroid.normalize(state, symmetry),
-        toroid.align(moved, to=state, symmetry=symmetry).state,
-    ):
-        report = toroid.same_function(model, state, after, example, tolerance=1e-9)
+    moved = toroid.flip(moved, random_signs(symmetry, 0), symmetry)
+    ways = [lambda: moved, lambda: toroid.normalize(state, symmetry)]
+    if sum(p.numel() for p in model.parameters()) < 1e8:  # of larger ones no third state fits here
+        ways.append(lambda: toroid.align(moved, to=state, symmetry=symmetry).state)
+    for way in ways:
+        report = toroid.same_function(model, state, way(), example, tolerance=1e-9)
         assert report, report
     covered = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     weights = {k for k, p in model.named_parameters() if p.dim() > 1 and "logit_scale" not in k}
@@ -57,4 +57,4 @@ def test_a_classifier_of_each_family(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_every_classifier(name):
-    check(name)
+    check(name, size=96)

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from toroid import notebooks
 from toroid.cli import _from_here, main
+from toroid.minimizers import Minimizer, Store, train_all
 
 
 def invoke(*words):
@@ -52,7 +53,7 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
+        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv", "ways.csv",
     ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text().splitlines()))
     assert len(rows) == 1 * 6 * 2 * 3  # pairs, treatments, parts of the data, points
@@ -70,3 +71,21 @@ def test_folders_are_the_callers(tmp_path, monkeypatch):
         "store": str(tmp_path / "s"),
         "dataset": str(tmp_path / "insects"),
     }
+
+
+def test_the_store_is_shown_checked_and_pruned(tmp_path):
+    folder = ["--folder", str(tmp_path)]
+    assert "nothing in" in invoke("store", "list", *folder).output
+    minimizer = Minimizer(width=0.02, subset=200, settings={"epochs": 1})
+    train_all([minimizer], Store(tmp_path), device="cpu", progress=False)
+    listed = invoke("store", "list", *folder).output
+    for word in ("algorithm", "sgd", "test_error", minimizer.key[:12]):
+        assert word in listed
+    assert "all files are" in invoke("store", "verify", *folder).output
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    result = invoke("store", "verify", *folder)
+    assert result.exit_code == 1
+    assert f"{path.name} is not the file that was written" in result.output
+    assert "set aside: " in invoke("store", "prune", *folder).output
+    assert "nothing in" in invoke("store", "list", *folder).output

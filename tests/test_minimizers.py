@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 
 import pytest
 import toroid
 from networks import gap
+from toroid import minimizers
 from toroid.minimizers import Minimizer, Store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}
@@ -99,8 +101,59 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
     store.put(minimizer, minimizer.train(device="cpu"))
     (path,) = tmp_path.glob(f"{minimizer.key}.*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(minimizers.DamagedError, match="is damaged"):
         store.get(minimizer)
+    assert store.verify() == {minimizer.key: f"{path.name} is not the file that was written"}
+
+
+def test_a_damaged_minimizer_is_set_aside_and_trained_again(tmp_path):
+    store, (first, second) = Store(tmp_path), (Minimizer(**{**SMALL, "seed": s}) for s in (0, 1))
+    bits = [stored.state for stored in train_all([first, second], store, progress=False)]
+    (path,) = tmp_path.glob(f"{first.key}.*.safetensors")
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.warns(UserWarning, match="is damaged.* set aside and is trained again"):
+        found = train_all([first, second], store, device="cpu", progress=False)
+    assert all(gap(a, b.state) == 0 for a, b in zip(bits, found, strict=True))
+    assert store.verify() == {}
+    assert (tmp_path / "damaged" / path.name).read_bytes()[:1] == b"x"
+
+
+def test_prune_leaves_what_is_sound_and_what_is_new(tmp_path):
+    store, minimizer = Store(tmp_path), Minimizer(**SMALL)
+    other = Minimizer(**{**SMALL, "seed": 1})
+    train_all([minimizer, other], store, device="cpu", progress=False)
+    store._sidecar(other).write_text("{")
+    names = ["a.b.safetensors", "c.part", "d.e.safetensors", "f.part"]
+    for name in names:
+        (tmp_path / name).touch()
+    for name in names[:2]:
+        os.utime(tmp_path / name, (0, 0))
+    assert store.verify() == {other.key: f"{other.key}.json cannot be read"}
+    gone = sorted(path.name for path in store.prune() if path.parent == tmp_path)
+    assert gone == names[:2]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name in names) == names[2:]
+    assert minimizer in store
+    assert other not in store
+    assert store.prune() == []
+
+
+@pytest.mark.parametrize("algorithm", minimizers.ALGORITHMS)
+def test_every_algorithm_is_stored_with_its_report(tmp_path, algorithm):
+    settings = {"epochs": 2, "batch_size": 50}
+    settings |= {"confusion_epochs": 2} if algorithm == "adversarial" else {}
+    minimizer = Minimizer(**{**SMALL, "algorithm": algorithm, "settings": settings})
+    (stored,) = train_all([minimizer], Store(tmp_path), device="cpu", progress=False)
+    assert set(stored.record["report"]) >= {"failed"}
+    assert stored.record["test_error"] <= 1
+    assert Store(tmp_path).list()["algorithm"].tolist() == [algorithm]
+    assert gap(minimizer.train(device="cpu").state, stored.state) == 0
+
+
+def test_several_processes_fill_one_store(tmp_path):
+    wanted = [Minimizer(**{**SMALL, "seed": seed}) for seed in range(3)]
+    found = train_all([*wanted, wanted[0]], Store(tmp_path), n_jobs=2, device="cpu", progress=False)
+    assert [m.record["description"]["seed"] for m in found] == [0, 1, 2, 0]
+    assert len(Store(tmp_path).list()) == 3
 
 
 def test_half_a_write_is_never_seen(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The repository's files agree with each other."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -65,6 +67,13 @@ def test_the_readmes_example_runs(capsys):
     assert printed.startswith("group")
 
 
+def test_the_benchmark_runs():
+    command = [sys.executable, str(ROOT / "benchmarks" / "alignment.py"), "--networks", "lenet", "--repeats", "1", "--cores", "1"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for word in ("plain loop", "rebasin", "times the bound", "normalize", "GB/s"):
+        assert word in done.stdout
+
+
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
@@ -78,7 +87,7 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_modules_import_only_from_their_left():
-    order = ["_labels", "_rules", "_graph", "_checks", "_groups", "_assembly", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape", "models", "training", "minimizers", "plotting", "notebooks", "cli"]  # fmt: skip
+    order = ["_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape", "models", "training", "minimizers", "plotting", "notebooks", "cli"]  # fmt: skip
     for path in (ROOT / "toroid").glob("*.py"):
         if path.stem == "__init__":
             continue

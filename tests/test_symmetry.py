@@ -5,7 +5,7 @@ import torch
 import toroid
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import ALL, BOOK, gap, network, random_element, random_state
+from networks import ALL, BOOK, gap, network, random_element, random_signs, random_state
 from torch import nn
 
 SEEDS = st.integers(0, 10_000)
@@ -18,6 +18,7 @@ def test_a_random_element_leaves_the_function_as_it_is(name, seed, dead):
     state = random_state(model, seed, dead)
     permutations, factors = random_element(symmetry, seed)
     moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    moved = toroid.flip(moved, random_signs(symmetry, seed), symmetry)
     report = toroid.same_function(model, state, moved, example, tolerance=1e-10)
     assert report, report
     if "output" in factors:
@@ -51,6 +52,33 @@ EXPECTED = {
     "reused": {"start": (6, "free")},
     "inplace": {"a": (4, "free")},
 }  # fmt: skip
+
+
+FLIPS = {
+    "tanh": ["3"],
+    "sign": ["1", "3"],
+    "odd": ["0", "2", "5"],
+    "leaky": [],
+    "norm1d": [],
+    "no hidden": [],
+}
+
+
+@pytest.mark.parametrize("name", FLIPS)
+def test_units_flip_where_their_activation_is_odd(name):
+    assert [g.name for g in network(name)[2].groups if g.flip] == FLIPS[name]
+
+
+def test_a_flip_changes_what_makes_a_unit_and_what_reads_it_and_no_gain():
+    flip = network("sign")[2]["3"].flip
+    assert [a.parameter for a in flip.axes] == [
+        "3.weight", "3.bias", "4.running_mean", "4.running_var", "4.bias", "6.weight"]  # fmt: skip
+    model, _, symmetry = network("sign")
+    state = random_state(model, 0)
+    flipped = toroid.flip(state, {"3": torch.tensor([-1, 1, 1, 1, 1])}, symmetry)
+    assert torch.equal(flipped["4.running_var"], state["4.running_var"])
+    assert torch.equal(flipped["3.weight"][0], -state["3.weight"][0])
+    assert torch.equal(flipped["4.weight"], state["4.weight"])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -100,7 +128,27 @@ def test_the_result_does_not_depend_on_hash_seed_or_weights():
     assert again == symmetry
 
 
-@pytest.mark.parametrize("name", ["branches", "resnet18"])
+@pytest.mark.parametrize("name", ALL)
+def test_classes_keep_their_places(name):
+    model, example, symmetry = network(name)
+    state = random_state(model, 0)
+    moved = toroid.permute(state, random_element(symmetry, 0)[0], symmetry)
+    outputs = [torch.func.functional_call(model.eval(), s, (example,)) for s in (state, moved)]
+    assert torch.allclose(*outputs, atol=1e-9)  # class by class, no factor
+    end = [k for k in state if k.endswith("weight")][-1]
+    assert not any(a.parameter == end and a.dim == 0 for g in symmetry.groups for a in g.axes)
+
+
+def test_the_result_does_not_depend_on_the_order_in_which_layers_are_made():
+    class Turned(type(network("residual")[0])):
+        def __init__(self):
+            super().__init__()
+            self._modules = dict(reversed(self._modules.items()))
+
+    assert toroid.find_symmetries(Turned(), torch.zeros(2, 3, 2, 2)) == network("residual")[2]
+
+
+@pytest.mark.parametrize("name", ["branches", "resnet18", "sign"])
 def test_json_there_and_back(name):
     symmetry = network(name)[2]
     assert toroid.Symmetry.from_json(symmetry.to_json()) == symmetry
@@ -140,6 +188,141 @@ def test_what_is_not_understood_is_left_as_it_is():
     permutations, factors = random_element(symmetry, 1)
     moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
     assert toroid.same_function(model, state, moved, example, tolerance=1e-10)
+
+
+def written(fixed="i0e", reader="second.weight", size=6):
+    """A group as a person writes it."""
+    units = range(size)
+    axes = (
+        toroid.Axis("first.weight", 0, "out", units),
+        toroid.Axis("first.bias", 0, "bias", units),
+        toroid.Axis(reader, 1, "in", units),
+    )
+    return toroid.Symmetry((toroid.Group("first", (toroid.Scale("first", axes, fixed=fixed),)),))
+
+
+class Bessel(Unknown):
+    """An activation without a rule, that acts on each unit alone."""
+
+    def forward(self, x):
+        x = torch.special.i0e(self.first(x))
+        return self.end(self.second(x).relu())
+
+
+def test_a_group_can_be_written_by_hand():
+    model, example = Bessel(), torch.zeros(2, 4)
+    found = toroid.find_symmetries(model, example, strict=False)
+    assert [g.name for g in found.groups] == ["second"]
+    symmetry = toroid.find_symmetries(model, example, strict=False, given=written())
+    assert [g.name for g in symmetry.groups] == ["first", "second"]
+    assert symmetry == found | written()
+    assert toroid.Symmetry.from_json(symmetry.to_json()) == symmetry
+    state = random_state(model, 0)
+    permutations, factors = random_element(symmetry, 1)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    assert toroid.same_function(model, state, moved, x, tolerance=1e-10)
+
+
+def test_a_wrong_group_by_hand_is_found_out():
+    model, example = Bessel(), torch.zeros(2, 4)
+    for wrong, group in ((Unknown(), written()), (model, written(fixed=""))):  # it has no scale
+        with pytest.raises(toroid.UnsupportedError, match=r"not alike after all \(first\)"):
+            toroid.find_symmetries(wrong, example, strict=False, given=group)
+    with pytest.raises(ValueError, match="'first' and 'first' cannot be merged: they both act on"):
+        written() | written()
+    with pytest.raises(ValueError, match=r"no tensor 'third\.weight'"):
+        toroid.find_symmetries(model, example, strict=False, given=written(reader="third.weight"))
+    with pytest.raises(ValueError, match="role is 'reads'; it can be 'out'"):
+        toroid.Axis("first.weight", 0, "reads", range(3))
+
+
+class Threshold(nn.Module):
+    """Rectifies, by an operation that has no rule."""
+
+    def forward(self, x):
+        return nn.functional.threshold(x, 0, 0)
+
+
+def by_hand(made, read, size=6, **options):
+    units = range(size)
+    axes = (
+        toroid.Axis(f"{made}.weight", 0, "out", units),
+        toroid.Axis(f"{made}.bias", 0, "bias", units),
+        toroid.Axis(f"{read}.weight", 1, "in", units),
+    )
+    return toroid.Symmetry((toroid.Group(made, (toroid.Scale(made, axes, **options),)),))
+
+
+def test_a_group_by_hand_has_its_place_in_the_graph():
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), Threshold(), nn.Linear(6, 3)
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(
+        model, torch.zeros(2, 4), strict=False, given=by_hand("4", "6")
+    )
+    assert [g.name for g in symmetry.groups] == ["0", "2", "4"]
+    state = random_state(model, 0)
+    permutations, factors = random_element(symmetry, 0)
+    copy = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    a, b = (toroid.normalize(s, symmetry) for s in (state, copy))
+    assert gap(toroid.normalize(a, symmetry), a) < 1e-14
+    assert gap(toroid.align(b, to=a, symmetry=symmetry).state, a) < 1e-12
+
+
+class Mixed(nn.Module):
+    """Mixes its units, by an operation that has no rule."""
+
+    def forward(self, x):
+        return x.cumsum(1)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_deep_network_does_not_hide_what_is_wrong_in_front(activation):
+    deep = [layer for _ in range(40) for layer in (nn.Linear(6, 6), activation())]
+    model = nn.Sequential(nn.Linear(4, 6), Mixed(), *deep, nn.Linear(6, 3))
+    with pytest.raises(toroid.UnsupportedError, match="Mend groups that were given by hand"):
+        toroid.find_symmetries(
+            model, torch.zeros(2, 4), strict=False, given=by_hand("0", "2", fixed="?")
+        )
+
+
+def test_a_network_without_a_finite_output_cannot_be_verified():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.abs().add(1).neg().log()
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), Root())
+    with pytest.raises(toroid.UnsupportedError, match="no output of a random copy is finite"):
+        toroid.find_symmetries(model, torch.zeros(2, 4))
+
+
+def test_networks_without_units_have_no_groups():
+    for model in (nn.Flatten(), nn.Sequential(nn.ReLU())):
+        symmetry = toroid.find_symmetries(model, torch.zeros(2, 4))
+        assert symmetry.groups == ()
+
+
+def test_outputs_of_several_shapes():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            y = self.b(self.a(x).relu())
+            return {"logits": y, "mean": y.mean()}
+
+    assert [g.size for g in toroid.find_symmetries(Both(), torch.zeros(2, 4)).groups] == [5]
+
+
+def test_groups_that_are_no_groups_are_refused():
+    for index in ((), ((0, 1), (2,)), (-1, 0), (0.5, 1), [[0, 1], [2, 3]]):
+        with pytest.raises(ValueError, match="takes positions from 0 on"):
+            toroid.Axis("w", 0, "out", index)
+    axes = (toroid.Axis("a", 0, "out", range(3)), toroid.Axis("b", 1, "in", range(4)))
+    with pytest.raises(ValueError, match=r"one number of units, got \{'a': 3, 'b': 4\}"):
+        toroid.Group("a", (toroid.Scale("a", axes),))
 
 
 class Autoencoder(nn.Module):
@@ -235,6 +418,22 @@ def test_the_model_is_not_changed():
     assert all(module.training for module in model.modules())
 
 
+def test_a_buffer_that_is_not_saved_takes_the_precision_of_the_state():
+    class Offset(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+            self.register_buffer("places", torch.randn(3, 4), persistent=False)
+
+        def forward(self, x):
+            return self.b(self.a(self.places + x).relu())
+
+    model, example = Offset(), torch.randn(3, 4)
+    symmetry = toroid.find_symmetries(model, example)
+    state = random_state(model, 0)
+    assert toroid.same_function(model, state, toroid.normalize(state, symmetry), example)
+
+
 @pytest.mark.parametrize("name", BOOK)
 def test_same_function_tells_another_function(name):
     model, example, _ = network(name)
@@ -259,6 +458,11 @@ def test_wrong_permutations_and_factors_say_what_is_wrong():
         toroid.rescale(state, {"1": torch.tensor([1.0, 1, 1, 1, 1, -1])}, symmetry)
     with pytest.raises(ValueError, match="no free scale 'x'; there are 1, 3, output"):
         toroid.rescale(state, {"x": torch.ones(6)}, symmetry)
+    with pytest.raises(ValueError, match="no group '1' whose sign is free; there are none"):
+        toroid.flip(state, {"1": torch.ones(6)}, symmetry)
+    odd = network("tanh")[2]
+    with pytest.raises(ValueError, match="takes 5 signs, each 1 or -1"):
+        toroid.flip(random_state(network("tanh")[0], 0), {"3": torch.zeros(5)}, odd)
     with pytest.raises(ValueError, match=r"no tensor '1\.weight'.*another network"):
         toroid.permute({}, {}, symmetry)
     with pytest.raises(ValueError, match=r"shape \(2, 12\).*another network"):

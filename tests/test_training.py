@@ -61,6 +61,266 @@ def test_sgd_is_its_update_rule(digits, nesterov):
     assert trained.history["loss"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("architecture", ["mlp", "lenet", "vgg16_bn", "resnet18"])
+def test_many_at_once_are_the_same_as_one_by_one(digits, architecture, stacked):
+    data = Dataset(digits.images.double(), digits.labels, 10)
+    models = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(toroid.models.build(architecture, data.shape, 10, 0.05).double())
+    rule = {"epochs": 2, "batch_size": 50, "lr": 0.02, "augment": True}
+    many = training.sgd_many(
+        models, data, generators=[generator(s) for s in range(3)], stacked=stacked, **rule
+    )
+    for seed, (model, trained) in enumerate(zip(models, many, strict=True)):
+        alone = training.sgd(model, data, generator=generator(seed), **rule)
+        assert gap(trained.state, alone.state) < 1e-9
+        assert trained.history["loss"].tolist() == pytest.approx(alone.history["loss"].tolist())
+
+
+class Walk:
+    """What the slow references share: batches in the order that training takes them, gradients."""
+
+    def __init__(self, data, batch_size, epochs):
+        self.data, self.size, self.epochs = data, batch_size, epochs
+        self.batches = len(data) // batch_size
+
+    def __call__(self, order):
+        for _ in range(self.epochs):
+            draw = torch.randperm(len(self.data), generator=order)
+            for k in range(self.batches):
+                yield draw[k * self.size : (k + 1) * self.size]
+
+    def rate(self, step, lr):
+        return lr * training.SCHEDULES["cosine"](step / (self.epochs * self.batches))
+
+    def gradient(self, model, state, batch):
+        state = {k: v.detach().requires_grad_() for k, v in state.items()}
+        output = torch.func.functional_call(model, state, (self.data.images[batch],))
+        loss = torch.nn.functional.cross_entropy(output, self.data.labels[batch])
+        return dict(zip(state, torch.autograd.grad(loss, list(state.values())), strict=True))
+
+
+class Momentum:
+    """SGD with momentum in numbers: v = μ v + g + λ w; w -= η v."""
+
+    def __init__(self, momentum, decay):
+        self.momentum, self.decay, self.velocity = momentum, decay, {}
+
+    def __call__(self, state, gradient, lr):
+        for k, w in state.items():
+            g = gradient[k] + self.decay * w
+            self.velocity[k] = self.momentum * self.velocity[k] + g if k in self.velocity else g
+            state[k] = w - lr * self.velocity[k]
+
+
+@pytest.fixture
+def problem(digits):
+    torch.manual_seed(0)
+    model = toroid.mlp(digits.shape, hidden=(8,)).double()
+    data = Dataset(digits.images.double(), digits.labels, 10)
+    return model, data, {k: v.clone() for k, v in model.state_dict().items()}
+
+
+RULE = {"epochs": 3, "batch_size": 64, "lr": 0.05, "momentum": 0.8, "nesterov": False, "weight_decay": 0.01}  # fmt: skip
+
+
+def test_sam_is_its_update_rule(problem):
+    model, data, state = problem
+    walk, update = Walk(data, 64, 3), Momentum(0.8, 0.01)
+    for step, batch in enumerate(walk(generator())):
+        g = walk.gradient(model, state, batch)
+        norm = sum(float((x**2).sum()) for x in g.values()) ** 0.5
+        uphill = {k: w + 0.1 * g[k] / norm for k, w in state.items()}
+        update(state, walk.gradient(model, uphill, batch), walk.rate(step, 0.05))
+    trained = training.sam(model, data, generator=generator(), rho=0.1, **RULE)
+    assert gap(trained.state, state) < 1e-12
+
+
+def test_sam_without_a_step_uphill_is_sgd(problem):
+    model, data, _ = problem
+    first = training.sam(model, data, generator=generator(), rho=0.0, **RULE).state
+    assert gap(first, training.sgd(model, data, generator=generator(), **RULE).state) < 1e-14
+
+
+def test_swa_is_the_mean_of_the_last_epochs(problem):
+    model, data, _ = problem
+    rule = {**RULE, "schedule": "constant"}
+    ends = [
+        training.sgd(model, data, generator=generator(), **{**rule, "epochs": e}).state
+        for e in (3, 4)
+    ]
+    trained = training.swa(model, data, generator=generator(), start=0.5, **{**rule, "epochs": 4})
+    mean = {k: (ends[0][k] + ends[1][k]) / 2 for k in ends[0]}
+    assert gap(trained.state, mean) < 1e-12
+
+
+def test_entropy_sgd_is_its_update_rule(problem):
+    model, data, w = problem
+    walk, update, draw = Walk(data, 64, 3), Momentum(0.8, 0.0), generator()
+    x, mean, coupling = dict(w), dict(w), 0.2
+    for step, batch in enumerate(walk(draw)):
+        eta = walk.rate(step, 0.1)
+        g = walk.gradient(model, x, batch)
+        for k in x:
+            pull = g[k] + 0.01 * x[k] + coupling * (x[k] - w[k])
+            kick = torch.randn((1, *x[k].shape), generator=draw)[0].double()
+            x[k] = x[k] - eta * pull + 0.3 * eta**0.5 * kick
+            mean[k] = 0.6 * mean[k] + 0.4 * x[k]
+        if step % 4 == 3:
+            update(w, {k: w[k] - mean[k] for k in w}, walk.rate(step, 0.5))
+            x, mean, coupling = dict(w), dict(w), coupling * 1.5
+    trained = training.entropy_sgd(
+        model, data, generator=generator(), inner=4, inner_lr=0.1, averaging=0.6, noise=0.3,
+        coupling=0.2, growth=0.5, **{**RULE, "lr": 0.5},
+    )  # fmt: skip
+    assert gap(trained.state, w) < 1e-12
+
+
+def test_replicated_sgd_is_its_update_rule(problem):
+    model, data, _ = problem
+    first = generator()
+    replicas = [model, training._fresh(model, first), training._fresh(model, first)]
+    orders = [training._spawn(first) for _ in replicas]
+    states = [{k: v.clone() for k, v in m.state_dict().items()} for m in replicas]
+    walk, updates = Walk(data, 64, 3), [Momentum(0.8, 0.01) for _ in replicas]
+
+    def centre():
+        return {k: sum(s[k] for s in states) / 3 for k in states[0]}
+
+    def distance():
+        c = centre()
+        return sum(float(((s[k] - c[k]) ** 2).sum()) for s in states for k in c) / 3
+
+    losses = [toroid.evaluate(s, model, data).loss for s in states]
+    coupling = sum(losses) / 3 / distance()
+    for step, batches in enumerate(zip(*(walk(o) for o in orders), strict=True)):
+        c = centre()
+        for state, batch, update in zip(states, batches, updates, strict=True):
+            g = walk.gradient(model, state, batch)
+            pull = {k: g[k] / 3 + coupling * 2 / 3 * (state[k] - c[k]) for k in c}
+            update(state, pull, walk.rate(step, 3 * 0.05))
+        if (step + 1) % walk.batches == 0:
+            coupling *= 10 ** (1 / 3)
+    trained = training.replicated_sgd(model, data, generator=generator(), gmax=10.0, **RULE)
+    assert gap(trained.state, centre()) < 1e-10
+    assert "not collapsed" in trained.report["failed"]
+    assert trained.history["coupling"].iloc[-1] == pytest.approx(coupling / 10 ** (1 / 3))
+
+
+def test_replicas_collapse(digits):
+    torch.manual_seed(0)
+    model = toroid.mlp(digits.shape, hidden=(16,))
+    trained = training.replicated_sgd(model, digits, epochs=40, gmax=100.0, generator=generator())
+    assert trained.report["failed"] == ""
+    assert trained.report["distance"] < 0.01
+    assert trained.history["distance"].iloc[0] > 0.5
+    assert trained.report["centre_error"] == pytest.approx(
+        sum(trained.report["replica_errors"]) / 3, abs=0.02
+    )
+    assert trained.report["centre_error"] == toroid.evaluate(trained.state, model, digits).error
+
+
+def test_an_adversarial_start_generalises_worse():
+    train, test = toroid.data.load("digits")
+    few = train.take(300)
+    torch.manual_seed(0)
+    model = toroid.mlp(train.shape, hidden=(64,))
+    bad = training.adversarial(model, few, epochs=60, generator=generator(), confusion_lr=0.5)
+    good = training.sgd(model, few, epochs=60, generator=generator())
+    assert bad.report["failed"] == ""
+    assert bad.report["confusion_error"] <= 1e-4
+    assert toroid.evaluate(bad.state, model, few).error == 0
+    errors = [toroid.evaluate(s.state, model, test).error for s in (bad, good)]
+    assert errors[0] > 1.3 * errors[1]
+    assert set(bad.history["labels"]) == {"random", "true"}
+
+
+def test_the_confusion_set_has_holes_and_labels_that_mean_nothing(digits):
+    confusion = training._confusion(digits, 3, 0.25, generator())
+    assert len(confusion) == 3 * len(digits)
+    changed = confusion.images != digits.images.repeat_interleave(3, 0)
+    assert (confusion.images[changed] == 0).all()
+    assert float(changed[digits.images.repeat_interleave(3, 0) != 0].float().mean()) == pytest.approx(0.25, abs=0.02)  # fmt: skip
+    right = (confusion.labels == digits.labels.repeat_interleave(3)).float().mean()
+    assert float(right) == pytest.approx(0.1, abs=0.05)
+
+
+ALGORITHMS = {
+    "sgd": {"augment": True},
+    "replicated_sgd": {"gmax": 10.0},
+    "adversarial": {"confusion_epochs": 4, "confusion_lr": 0.5},
+    "sam": {},
+    "swa": {"start": 0.25},
+    "entropy_sgd": {"inner": 3},
+}
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_training_that_was_cut_off_goes_on_with_the_same_bits(
+    digits, tmp_path, monkeypatch, algorithm, saves
+):
+    torch.manual_seed(0)
+    model = toroid.vgg16_bn(digits.shape, width=0.02)
+    checkpoint = training.Checkpoint(tmp_path / "new" / "run.safetensors")
+
+    def run(**options):
+        rule = {"epochs": 4, "batch_size": 50, "lr": 0.02, **ALGORITHMS[algorithm]}
+        return getattr(training, algorithm)(model, digits, generator=generator(), **rule, **options)
+
+    whole = run()
+    save, count = training.Checkpoint.save, 0
+
+    def save_and_die(self, *args):
+        nonlocal count
+        save(self, *args)
+        count += 1
+        if count == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Checkpoint, "save", save_and_die)
+    if saves > 4 and algorithm != "adversarial":
+        return
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=checkpoint)
+    monkeypatch.setattr(training.Checkpoint, "save", save)
+    resumed = run(checkpoint=checkpoint)
+    assert gap(whole.state, resumed.state) == 0
+    assert whole.history.equals(resumed.history)
+    assert whole.report == resumed.report
+    checkpoint.remove()
+    assert list(checkpoint.path.parent.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_read_is_begun_again(digits, tmp_path):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    checkpoint = training.Checkpoint(tmp_path / "run.safetensors")
+    checkpoint.path.write_bytes(b"half a file")
+    options = {"epochs": 2, "batch_size": 50}
+    found = training.sgd(model, digits, generator=generator(), checkpoint=checkpoint, **options)
+    assert (
+        gap(found.state, training.sgd(model, digits, generator=generator(), **options).state) == 0
+    )
+
+
+def test_what_did_not_work_is_said(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    failed = training.adversarial(
+        model, digits, epochs=1, confusion_epochs=1, generator=generator()
+    ).report["failed"]
+    assert failed.startswith("the random labels were not learnt: ")
+    with pytest.raises(ValueError, match="replicas is 1; it must be at least 2"):
+        training.replicated_sgd(model, digits, epochs=1, replicas=1, generator=generator())
+    with pytest.raises(ValueError, match="2 models, but 1 generators"):
+        training.sgd_many([model, model], digits, epochs=1, generators=[generator()])
+    with pytest.raises(ValueError, match=r"start is 1\.0; it must be in"):
+        training.swa(model, digits, epochs=1, start=1.0, generator=generator())
+    with pytest.raises(ValueError, match="inner is 0"):
+        training.entropy_sgd(model, digits, epochs=1, inner=0, generator=generator())
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_another(digits):
     torch.manual_seed(0)
     model = toroid.resnet18(digits.shape, width=0.05)

@@ -13,7 +13,7 @@ what is left. After Pittorino et al., "Deep Networks on Toroids" (ICML 2022).
 from importlib.metadata import version as _version
 
 from . import alignment, data, landscape, minimizers, models, paths, symmetry, torus, training
-from .alignment import Alignment, align, match
+from .alignment import Alignment, align, align_all, match
 from .landscape import Curve, Score, along, evaluate, refresh
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
@@ -26,6 +26,7 @@ from .symmetry import (
     Symmetry,
     UnsupportedError,
     find_symmetries,
+    flip,
     permute,
     rescale,
     same_function,
@@ -50,6 +51,7 @@ __all__ = [
     "Symmetry",
     "UnsupportedError",
     "align",
+    "align_all",
     "alignment",
     "along",
     "angles",
@@ -58,6 +60,7 @@ __all__ = [
     "evaluate",
     "exp",
     "find_symmetries",
+    "flip",
     "geodesic",
     "landscape",
     "lenet",

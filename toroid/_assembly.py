@@ -12,8 +12,8 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ._groups import Axis, Group, Scale, Symmetry
-from ._labels import OUTPUT, Slot, Trace
+from ._groups import OF_PARTS, Axis, Group, Scale, Symmetry
+from ._labels import KINDS, OUTPUT, Slot, Trace
 
 
 class _Components:
@@ -21,8 +21,8 @@ class _Components:
 
     def __init__(self, trace: Trace, kind: str) -> None:
         a, b = (
-            torch.cat([torch.empty(0).long(), *side])
-            for side in zip(*trace.ties[kind], strict=True)
+            torch.cat([torch.empty(0).long(), *(pair[side] for pair in trace.ties[kind])])
+            for side in (0, 1)
         )
         graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(trace.count, trace.count))
         self.of = connected_components(graph, directed=False)[1]  # label -> component
@@ -35,8 +35,8 @@ class _Components:
 
 def assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
-    unit, scale = _Components(trace, "unit"), _Components(trace, "scale")
-    builder = _Builder(list(trace.slots.values()), unit, scale)
+    unit, scale, sign = (_Components(trace, kind) for kind in KINDS)
+    builder = _Builder(list(trace.slots.values()), unit, scale, sign)
     found = _signatures(trace, builder)
     parts = _parts(trace, unit)
     around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
@@ -52,8 +52,14 @@ def assemble(trace: Trace) -> Symmetry:
         builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
         for members in _sets(parts, around, found, unit)
     ]
-    groups.sort(key=lambda g: (g.scales[0].order, g.scales[0].axes[0].index[0][0], -len(g.axes)))
+    groups.sort(key=_place)
     return Symmetry(_named(groups), builder.output(), tuple(trace.refused))
+
+
+def _place(group: Group) -> tuple[int, int, bool]:
+    """Front to back; sets before what is inside them."""
+    first = group.scales[0]
+    return first.order, min(map(min, first.axes[0].index)), not group.whole
 
 
 Places = tuple[tuple, ...]
@@ -106,12 +112,13 @@ def _sets(
 
 
 def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
-    """For every unit that can move, where it occurs: slots (how often, scale free or not), uses."""
-    unit, scale = builder.unit, builder.scale
+    """For every unit that can move, where it occurs: slots (how often, what is frozen), uses."""
+    unit, scale, sign = builder.unit, builder.scale, builder.sign
     found: dict[int, list[tuple]] = defaultdict(list)
     for number, slot in enumerate(builder.slots):
-        pairs = np.stack([unit.of[slot.ids], scale.frozen[slot.ids]])
-        rows, counts = np.unique(pairs, axis=1, return_counts=True)
+        ids = slot.ids
+        rows = np.stack([unit.of[ids], scale.frozen[ids] + 2 * sign.frozen[ids]])
+        rows, counts = np.unique(rows, axis=1, return_counts=True)
         for component, fixed, count in zip(*rows.tolist(), counts.tolist(), strict=True):
             found[component].append((0, number, fixed, count))
     for number, use in enumerate(trace.uses):
@@ -127,9 +134,12 @@ def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
 class _Builder:
     """Makes groups of slots once the components are known."""
 
-    def __init__(self, slots: list[Slot], unit: _Components, scale: _Components) -> None:
-        self.slots, self.unit, self.scale = slots, unit, scale
+    def __init__(
+        self, slots: list[Slot], unit: _Components, scale: _Components, sign: _Components
+    ) -> None:
+        self.slots, self.unit, self.scale, self.sign = slots, unit, scale, sign
         self.total = Counter(c for slot in slots for c in scale.of[slot.ids].tolist())
+        self.signs = Counter(c for slot in slots for c in sign.of[slot.ids].tolist())
         self.start: dict[int, int] = {}  # scale component -> the slot where it starts
         for number, slot in enumerate(slots):
             for component in scale.of[slot.ids].tolist():
@@ -159,8 +169,22 @@ class _Builder:
             by_scale[(factors[:, 0] if same else factors).tobytes()].append((number, positions))
         scales = [self._scale(places) for places in by_scale.values()]
         if whole:
-            scales = [replace(scale, fixed="of its parts") for scale in scales]
-        return Group(scales[0].name, tuple(scales))
+            scales = [replace(scale, fixed=OF_PARTS) for scale in scales]
+        flip = None if whole else self._flip([p for places in by_scale.values() for p in places])
+        return Group(scales[0].name, tuple(scales), flip)
+
+    def _flip(self, places: list[tuple[int, np.ndarray]]) -> Scale | None:
+        """The axes of one sign for each unit, if it is free and no other unit has a part in it."""
+        free = [(n, p) for n, p in places if not self.sign.frozen[self.slots[n].ids[p]].any()]
+        if not any(self.slots[n].role == "out" for n, _ in free):
+            return None
+        signs = np.concatenate([self.sign.of[self.slots[n].ids[p]] for n, p in free], 1)
+        owned = [set(unit) for unit in signs.tolist()]
+        own = set().union(*owned)
+        apart = sum(map(len, owned)) == len(own) and sum(self.signs[c] for c in own) == signs.size
+        order = min(n for n, _ in free)
+        axes = tuple(self._axis(self.slots[n], p.tolist(), order) for n, p in free)
+        return Scale(axes[0].module, axes, "", order) if apart else None
 
     def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
         """The axes of one factor, and what fixes it if something does."""
@@ -180,8 +204,9 @@ class _Builder:
     def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
         late = slot.role == "out" and self._reads_from(slot.parameter, order)
         index = tuple(map(tuple, positions))
+        role = "late" if late else slot.role
         return Axis(
-            slot.parameter, slot.dim, "late" if late else slot.role, index, slot.eps, slot.span
+            slot.parameter, slot.dim, role, index, slot.eps, slot.span, extent=len(slot.ids)
         )
 
     def _reads_from(self, parameter: str, order: int) -> bool:
@@ -211,8 +236,10 @@ def _named(groups: list[Group]) -> tuple[Group, ...]:
         return module if counts[kind, module] == 1 else f"{module}#{counts[kind, module]}"
 
     return tuple(
-        Group(
-            name("group", g.name), tuple(replace(s, name=name("scale", s.name)) for s in g.scales)
+        replace(
+            g,
+            name=name("group", g.name),
+            scales=tuple(replace(s, name=name("scale", s.name)) for s in g.scales),
         )
         for g in groups
     )

@@ -24,17 +24,26 @@ def check_state(state: State, symmetry: Symmetry) -> None:
                     f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
                     "was the symmetry found on another network?"
                 )
-            shape, last = state[axis.parameter].shape, int(axis.positions.max())
-            if last >= shape[axis.dim : axis.dim + axis.span].numel():
+            shape = state[axis.parameter].shape
+            found = shape[axis.dim : axis.dim + axis.span].numel()
+            needed = axis.extent or max(found, 1 + int(axis.positions.max()))
+            if found != needed:
                 raise ValueError(
                     f"{axis.parameter!r} has shape {tuple(shape)}, but group {group.name!r} "
-                    f"indexes {last + 1} places of dimension {axis.dim}; was the "
+                    f"indexes {needed} places of dimension {axis.dim}; was the "
                     "symmetry found on another network?"
                 )
 
 
+def check_finite(state: State) -> None:
+    """No tensor of a state holds NaN or infinite numbers."""
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name!r} contains NaN or infinite numbers")
+
+
 def check_pair(a: State, b: State) -> None:
-    """Two states belong to one network: the same names and shapes."""
+    """Two states belong to one network: the same names, shapes and precision."""
     if missing := sorted(a.keys() ^ b.keys()):
         raise ValueError(f"only one of the two states has {', '.join(missing[:5])}")
     for name, tensor in a.items():
@@ -43,11 +52,17 @@ def check_pair(a: State, b: State) -> None:
                 f"{name!r} has shape {tuple(tensor.shape)} in one state and "
                 f"{tuple(b[name].shape)} in the other"
             )
+        if (tensor.dtype, tensor.device) != (b[name].dtype, b[name].device):
+            raise ValueError(
+                f"{name!r} is {tensor.dtype} on {tensor.device} in one state and {b[name].dtype} "
+                f"on {b[name].device} in the other; bring them to one with .to()"
+            )
 
 
 def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
-    check_pair(dict(model.state_dict().items()), state)
+    kinds = {k: v.to(state[k]) if k in state else v for k, v in model.state_dict().items()}
+    check_pair(kinds, state)
 
 
 def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:

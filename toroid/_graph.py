@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from ._checks import State
 from ._labels import KINDS, OUTPUT, Label, Trace, UnsupportedError, Weight, still
 from ._rules import RULES, operation
 
@@ -115,7 +116,38 @@ def _finish(result: Trace, outputs: Iterable[Label]) -> None:
                 result.freeze(kind, torch.from_numpy(slot.ids), result.untouchable[slot.parameter])
     for label in outputs:
         result.freeze("unit", label.unit, "classes")
+        result.freeze("sign", label.sign, "classes")
         result.tie("scale", label.scale, torch.tensor(OUTPUT))
+
+
+Values = dict[str, tuple[Tensor, Tensor]]
+
+
+def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
+    """What goes into every linear layer and convolution, and what comes out, by its weight.
+
+    Both as a matrix (channels, images and places).
+    """
+    like = next(x for x in state.values() if x.is_floating_point())
+    model, inputs = copy.deepcopy(model).eval().to(like), inputs.to(like)
+    model.load_state_dict(state)
+    network = torch.export.export(model, (inputs,), strict=False).module()
+    values: Values = {}
+
+    def channels(x: Tensor, weight: Tensor) -> Tensor:
+        return x.movedim(x.dim() + 1 - weight.dim(), 0).flatten(1)
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: Any) -> Any:
+            result = super().run_node(n)
+            if n.op == "call_function" and operation(n).startswith(("linear", "conv")):
+                x, weight = map_arg(n.args[:2], self.env.__getitem__)
+                values[str(n.args[1].target)] = channels(x, weight), channels(result, weight)
+            return result
+
+    with torch.no_grad():
+        Recorder(network).run(inputs)
+    return values
 
 
 def _find(kind: type, tree: Any) -> list:

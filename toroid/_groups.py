@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ._checks import State
+
+#: What fixes the scale of units that are sets.
+OF_PARTS = "of its parts"
 
 #: What a unit's numbers are multiplied by, in each role, when its output is multiplied by λ:
 #: λ^power.
@@ -30,10 +34,11 @@ class Axis:
             without BatchNorm); ``bias``; ``mean`` and ``var``, BatchNorm's statistics; ``in``, the
             weights that read the unit; ``slope``, a number of its activation.
         index: The positions of each unit, one tuple for each; a flatten after a convolution gives
-            every unit a block of H*W positions.
+            every unit a block of H*W positions. Plain integers, a range say, are one for each unit.
         eps: BatchNorm's ε where the role is ``var``.
         span: How many dimensions, from `dim` on, are indexed as one (2 for a grouped convolution's
             inputs, all of them for a position embedding).
+        extent: Number of positions there are; 0 if it is not known.
     """
 
     parameter: str
@@ -42,11 +47,38 @@ class Axis:
     index: tuple[tuple[int, ...], ...]
     eps: float = 0.0
     span: int = 1
+    extent: int = 0
+
+    def __post_init__(self) -> None:
+        units = tuple(u if isinstance(u, tuple) else (u,) for u in self.index)
+        object.__setattr__(self, "index", units)
+        sizes = {len(unit) for unit in units}
+        if len(sizes) != 1 or not all(isinstance(p, int) and p >= 0 for u in units for p in u):
+            raise ValueError(
+                f"the index of {self.parameter!r} takes positions from 0 on, as integers, or as "
+                "tuples of integers of one length, one for each unit"
+            )
+        if self.role not in POWERS:
+            raise ValueError(f"role is {self.role!r}; it can be {', '.join(map(repr, POWERS))}")
 
     @property
     def module(self) -> str:
         """Path of the module that owns the parameter."""
         return self.parameter.rpartition(".")[0] or self.parameter
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """The parameter and the dimensions that are indexed."""
+        return self.parameter, self.dim, self.span
+
+    def overlaps(self, other: Axis) -> bool:
+        """Whether both index one position of one dimension."""
+        return self.place == other.place and bool(torch.isin(self.positions, other.positions).any())
+
+    @property
+    def weighs(self) -> bool:
+        """Whether these are weights that make or read the units; only they are matched."""
+        return self.role in ("out", "late", "in")
 
     @property
     def power(self) -> int:
@@ -62,9 +94,22 @@ class Axis:
         """The parameter with the indexed dimensions as one."""
         return tensor if self.span == 1 else tensor.flatten(self.dim, self.dim + self.span - 1)
 
+    def first_index(self, tensor: Tensor) -> list[int]:
+        """Where the units are along `dim` of the parameter, each index once."""
+        below = tensor.shape[self.dim + 1 : self.dim + self.span].numel()
+        return (self.positions.flatten() // below).unique().tolist()
+
+    @cached_property
+    def ordered(self) -> bool:
+        """Whether unit i is at position i, so that nothing has to be gathered."""
+        return self.index == tuple((i,) for i in range(len(self.index)))
+
     def rows(self, tensor: Tensor) -> Tensor:
         """Each unit's numbers in the parameter `tensor`, as a matrix (units, numbers)."""
-        return self.flat(tensor).movedim(self.dim, 0)[self.positions.to(tensor.device)].flatten(1)
+        flat = self.flat(tensor).movedim(self.dim, 0)
+        if self.ordered:
+            return flat[: len(self.index)].reshape(len(self.index), -1)
+        return flat[self.positions.to(tensor.device)].flatten(1)
 
     def spread(self, values: Tensor, like: Tensor, fill: float) -> Tensor:
         """One value for each unit, laid along its positions: broadcasts against the parameter."""
@@ -112,7 +157,8 @@ class Scale:
 
     def vectors(self, state: State, bias: str = "euclidean") -> Tensor:
         """The vector of each unit, (units, numbers)."""
-        return torch.cat([axis.rows(state[axis.parameter]) for axis in self.sphere(bias)], 1)
+        rows = [axis.rows(state[axis.parameter]) for axis in self.sphere(bias)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
 
 
 @dataclass(frozen=True)
@@ -123,10 +169,20 @@ class Group:
         name: The module that makes the units first.
         scales: The axes, sorted by the factor that acts on them; a BatchNorm divides a layer
             in two scales, what comes in and what its affine pair makes of it.
+        flip: The axes that change sign with a unit where its activation is odd (tanh, sign, none);
+            None where no sign is free.
     """
 
     name: str
     scales: tuple[Scale, ...]
+    flip: Scale | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {axis.parameter: len(axis.index) for scale in self.scales for axis in scale.axes}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(
+                f"group {self.name!r} needs axes with one number of units, got {sizes}"
+            )
 
     @property
     def size(self) -> int:
@@ -136,8 +192,18 @@ class Group:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """Every place where the units appear, each once."""
-        places = {(a.parameter, a.dim, a.span): a for scale in self.scales for a in scale.axes}
+        places = {a.place: a for scale in self.scales for a in scale.axes}
         return tuple(places.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether the units are sets of others (heads, blocks)."""
+        return self.scales[0].fixed == OF_PARTS
+
+    def flips(self, axis: Axis) -> bool:
+        """Whether a unit's numbers there change their sign when it flips."""
+        axes = self.flip.axes if self.flip else ()
+        return sum(a.place == axis.place and a.power % 2 for a in axes) % 2 == 1
 
 
 @dataclass(frozen=True)
@@ -182,6 +248,40 @@ class Symmetry:
         free = [scale for group in self.all_groups for scale in group.scales if not scale.fixed]
         return tuple(sorted(free, key=lambda scale: scale.order))
 
+    def inside(self, group: Group) -> list[list[Group]]:
+        """Where units are sets: for each kind of unit inside them, its group in every set."""
+        if not group.whole:
+            return []
+        where = {
+            axis.place: {p: (k, i) for k, unit in enumerate(axis.index) for i, p in enumerate(unit)}
+            for axis in group.axes
+        }
+        kinds: dict[Any, dict[int, Group]] = defaultdict(dict)
+        for part in self.groups:
+            axis, places = part.axes[0], tuple(a.place for a in part.axes)
+            if axis.place not in where:
+                continue
+            found = [where.get(axis.place, {}).get(p, (-1, -1)) for u in axis.index for p in u]
+            slots = {k for k, _ in found}
+            if part is not group and len(slots) == 1 and min(slots) >= 0:
+                kinds[places, tuple(i for _, i in found)][slots.pop()] = part
+        full = [parts for parts in kinds.values() if len(parts) == group.size]
+        return [[parts[k] for k in range(group.size)] for parts in full]
+
+    def __or__(self, other: Symmetry) -> Symmetry:
+        """Both symmetries; a place in a parameter belongs to a group of one of them only."""
+        for a in self.all_groups:
+            for b in other.all_groups:
+                shared = {x.place for x in a.axes if any(x.overlaps(y) for y in b.axes)}
+                if shared or a.name == b.name:
+                    where = f" both act on {sorted(shared)[0][0]!r}" if shared else ""
+                    raise ValueError(
+                        f"groups {a.name!r} and {b.name!r} cannot be merged: they"
+                        f"{where or ' have one name'}"
+                    )
+        groups = sorted((*self.groups, *other.groups), key=lambda g: g.scales[0].order)
+        return Symmetry(tuple(groups), self.output or other.output, (*self.refused, *other.refused))
+
     def __str__(self) -> str:
         """The groups as a table."""
         rows: list[Row] = [("group", "units", "made by", "read by", "scale")]
@@ -210,8 +310,11 @@ def _group_from(data: dict[str, Any]) -> Group:
     def axis(fields: dict[str, Any]) -> Axis:
         return Axis(**{**fields, "index": tuple(map(tuple, fields["index"]))})
 
-    scales = (Scale(**{**s, "axes": tuple(map(axis, s["axes"]))}) for s in data["scales"])
-    return Group(data["name"], tuple(scales))
+    def scale(fields: dict[str, Any]) -> Scale:
+        return Scale(**{**fields, "axes": tuple(map(axis, fields["axes"]))})
+
+    flip = data["flip"] and scale(data["flip"])
+    return Group(data["name"], tuple(map(scale, data["scales"])), flip)
 
 
 Row = tuple[str, str, str, str, str]
@@ -224,9 +327,9 @@ def _table_rows(group: Group, free: str) -> list[Row]:
         made = dict.fromkeys(a.module for a in scale.axes if a.role != "in")
         read = dict.fromkeys(a.module for a in scale.axes if a.role == "in")
         head = (group.name, str(group.size)) if i == 0 else ("", "")
-        rows.append(
-            (*head, _short(made), _short(read), f"fixed: {scale.fixed}" if scale.fixed else free)
-        )
+        factor = f"fixed: {scale.fixed}" if scale.fixed else free
+        flips = ", flips" if group.flip and group.flip.order == scale.order else ""
+        rows.append((*head, _short(made), _short(read), factor + flips))
     return rows
 
 
@@ -249,5 +352,7 @@ def multiply(state: dict[str, Tensor], scale: Scale, factor: Tensor) -> None:
             continue
         tensor = state[axis.parameter]
         powers = axis.spread(factor.to(tensor) ** axis.power, tensor, fill=1.0)
-        # (var + ε) λ² - ε, in a form that leaves var as it is, to the last bit, where λ is 1
-        state[axis.parameter] = tensor * powers + axis.eps * (powers - 1)
+        result = tensor * powers
+        if axis.eps:  # (var + ε) λ² - ε, in a form that leaves var as it is where λ is 1
+            result += axis.eps * (powers - 1)
+        state[axis.parameter] = result

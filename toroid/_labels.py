@@ -8,9 +8,11 @@ computes *ties* labels: a linear layer ties its columns to its input, an additio
 operands. Nothing is decided before the end, where the connected components of the ties are the
 units.
 
-Two kinds of labels travel together. ``unit`` answers "what must be permuted together", ``scale``
-answers "what must be multiplied by the same positive factor". They differ at a BatchNorm, which
-keeps the units but absorbs the scale of its input and starts a new one at its affine pair.
+Three kinds of labels travel together. ``unit`` answers "what must be permuted together", ``scale``
+"what must be multiplied by the same positive factor", ``sign`` "what must change its sign
+together". They differ at a BatchNorm, which keeps the units but absorbs the scale of its input and
+starts a new one at its affine pair; a ReLU lets the scale through and not the sign, a tanh the
+sign and not the scale.
 
 Where an operation treats some units alike but as a set (the width of an attention head, the
 channels of a GroupNorm's group, a block of a grouped convolution), the set is a unit of its own,
@@ -29,7 +31,8 @@ from torch import Tensor
 
 FROZEN = 0  # the label of everything that cannot move: inputs, classes
 OUTPUT = 1  # the label of the one factor that all outputs may share
-KINDS = ("unit", "scale")
+FACTORS = ("scale", "sign")  # what multiplies a unit
+KINDS = ("unit", *FACTORS)
 
 
 class UnsupportedError(NotImplementedError):
@@ -37,10 +40,11 @@ class UnsupportedError(NotImplementedError):
 
 
 class Label(NamedTuple):
-    """The labels of one activation: two integer tensors of its shape."""
+    """The labels of one activation: integer tensors of its shape."""
 
     unit: Tensor
     scale: Tensor
+    sign: Tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -87,7 +91,7 @@ class Trace:
         default_factory=lambda: {k: [] for k in KINDS}
     )
     frozen: dict[str, list[tuple[Tensor, str]]] = field(
-        default_factory=lambda: {k: [(torch.tensor([FROZEN]), "input")] for k in KINDS}
+        default_factory=lambda: {k: [(torch.tensor([FROZEN]), "constant")] for k in KINDS}
     )
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
@@ -114,7 +118,7 @@ class Trace:
     ) -> Tensor:
         """Labels of one dimension of a parameter: made at its first use, shared by later ones.
 
-        Places that are used in more roles than `roles` are one unit, and their scale is fixed.
+        Places that are used in more roles than `roles` are one unit, and their factors are fixed.
         """
         if not isinstance(weight, Weight):
             raise UnsupportedError("its weight is computed, not a parameter of the model")
@@ -125,7 +129,7 @@ class Trace:
             for labels in others:
                 self.tie("unit", ids, labels)
                 if len(others) >= roles:
-                    self.freeze("scale", torch.cat([ids, labels]), "a weight in two roles")
+                    self.fix(torch.cat([ids, labels]), "a weight in two roles")
             self.slots[key] = Slot(*key, ids.numpy(), eps)
         if self.slots[key].eps != eps:
             raise UnsupportedError("running statistics that are read with two different ε")
@@ -137,8 +141,15 @@ class Trace:
             self.ties[kind].append(distinct_pairs(a, b))
 
     def freeze(self, kind: str, labels: Tensor, reason: str) -> None:
-        """These labels cannot be moved (``unit``) or multiplied (``scale``)."""
+        """These labels cannot be moved (``unit``), multiplied (``scale``) or flipped (``sign``)."""
         self.frozen[kind].append((distinct(labels), reason))
+
+    def fix(self, labels: Label | Tensor, reason: str) -> None:
+        """Neither multiplied nor flipped."""
+        for kind in FACTORS:
+            self.freeze(
+                kind, labels if isinstance(labels, Tensor) else getattr(labels, kind), reason
+            )
 
     def use(self, *labels: Label) -> None:
         """An operation that computes sees these units: it is part of what they are."""
@@ -154,7 +165,7 @@ class Trace:
                 self.tie(kind, rows[:, 1:], rows[:, :1])
             return rows[:, 0]
 
-        return Label(channels("unit"), channels("scale"))
+        return Label(*map(channels, KINDS))
 
     def around(self, units: Tensor) -> Tensor:
         """A unit around each row of `units` (sets, members): the same one for equal rows.
@@ -206,4 +217,4 @@ def spread(channels: Label, shape: Sequence[int], dim: int) -> Label:
 def still(shape: Sequence[int]) -> Label:
     """The labels of an activation that nothing moves."""
     zeros = torch.zeros((), dtype=torch.long).expand(tuple(shape))
-    return Label(zeros, zeros)
+    return Label(zeros, zeros, zeros)

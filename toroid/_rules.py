@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ._labels import KINDS, Label, Trace, UnsupportedError, Weight, spread, still, varies
+from ._labels import FACTORS, KINDS, Label, Trace, UnsupportedError, Weight, spread, still, varies
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
@@ -52,7 +52,7 @@ def value(trace: Trace, x: Any) -> Any:
     if not x.shape:
         raise UnsupportedError("a parameter that is a single number")
     ids = trace.slot(x, 0, "out", span=len(x.shape)).view(x.shape)
-    return Label(ids, ids)
+    return Label(ids, ids, ids)
 
 
 # --- moving -------------------------------------------------------------------------------------
@@ -80,8 +80,8 @@ def moves(trace: Trace, node: Node, *args: Any, **kwargs: Any) -> Any:
             *_map(lambda x: getattr(x, kind) if isinstance(x, Label) else x, args), **kwargs
         )
 
-    unit, scale = carry_out("unit"), carry_out("scale")
-    return Label(unit, scale) if isinstance(unit, Tensor) else [*map(Label, unit, scale)]
+    moved = [carry_out(kind) for kind in KINDS]
+    return Label(*moved) if isinstance(moved[0], Tensor) else [*map(Label, *moved)]
 
 
 def _map(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -157,11 +157,11 @@ def pad(
 
 
 @rule(
-    "relu", "leaky_relu", "dropout", "feature_dropout", "clone", "alias", "contiguous", "detach",
-    "lift_fresh_copy", "positive", "neg", "to", "_to_copy", "zero",
+    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "clone", "alias",
+    "contiguous", "detach", "lift_fresh_copy", "positive", "neg", "to", "_to_copy", "zero",
 )  # fmt: skip
-def homogeneous(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
-    """f(λ z) = λ f(z) for λ > 0, on each element alone; dropout is off in evaluation mode."""
+def linear_alone(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
+    """f(λ z) = λ f(z) for every λ, on each element alone; dropout is off in evaluation mode."""
     if "dropout" in str(node.target) and args[1]:
         raise UnsupportedError("dropout that is active in evaluation mode")
     x = _activation(value(trace, x))
@@ -169,22 +169,42 @@ def homogeneous(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> 
     return x
 
 
+@rule("relu", "leaky_relu")
+def homogeneous(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
+    """f(λ z) = λ f(z) for λ > 0, on each element alone."""
+    x = linear_alone(trace, node, x)
+    trace.freeze("sign", x.sign, operation(node))
+    return x
+
+
+@rule("tanh", "sign", "hardtanh", "sin", "erf", "atan", "asinh")
+def odd(trace: Trace, node: Node, x: Any, *limits: float) -> Label:
+    """f(-z) = -f(z), on each element alone; the sign function takes the scale away."""
+    if limits and limits[0] != -limits[1]:
+        return elementwise(trace, node, x)
+    x = linear_alone(trace, node, x)
+    if operation(node) != "sign":
+        trace.freeze("scale", x.scale, operation(node))
+    return x._replace(scale=still(x.shape).scale)
+
+
 @rule(
-    "gelu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "elu", "softplus",
-    "mish", "relu6", "selu", "celu", "clamp", "clamp_min", "exp", "log", "sqrt", "rsqrt", "pow",
-    "sign", "abs", "sin", "cos", "erf", "reciprocal", "log_sigmoid",
+    "gelu", "silu", "sigmoid", "hardswish", "hardsigmoid", "elu", "softplus", "mish", "relu6",
+    "selu", "celu", "clamp", "clamp_min", "exp", "log", "sqrt", "rsqrt", "pow", "abs", "cos",
+    "reciprocal", "log_sigmoid",
 )  # fmt: skip
 def elementwise(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
-    """Acts on each element alone and is not homogeneous: units may move, their scale may not."""
+    """Acts on each element alone and lets no factor through: units may only move."""
     if any(isinstance(y, (Label, Weight)) for y in (*args, *kwargs.values())):
         raise UnsupportedError("a second operand that is not a number")
-    x = _activation(value(trace, x))
-    trace.use(x)
-    trace.freeze("scale", x.scale, operation(node))
-    return Label(x.unit, still(x.shape).scale)
+    x = linear_alone(trace, node, x)
+    trace.fix(x, operation(node))
+    return still(x.shape)._replace(unit=x.unit)
 
 
 def _activation(x: Any) -> Label:
+    if isinstance(x, Tensor):  # computed from constants
+        return still(x.shape)
     if not isinstance(x, Label):
         raise UnsupportedError("an operand that is not an activation")
     return x
@@ -193,7 +213,7 @@ def _activation(x: Any) -> Label:
 @rule("prelu")
 def prelu(trace: Trace, node: Node, x: Label, slope: Weight) -> Label:
     """Homogeneous; a slope for each channel moves with it."""
-    trace.use(x)
+    x = homogeneous(trace, node, x)
     if slope.shape.numel() > 1:
         channels = trace.per_channel(x, 1)
         for kind in KINDS:
@@ -213,9 +233,10 @@ def add(trace: Trace, node: Node, x: Any, y: Any, **kwargs: Any) -> Label:
         _check_constant(trace, x, y)
         return elementwise(trace, node, x)
     unit = _meet(trace, x, y, shape_of(node))
-    trace.tie("scale", x.scale, y.scale)
-    wider = max(x.scale, y.scale, key=lambda s: (s.numel(), s.dim()))
-    return Label(unit, wider.expand(shape_of(node)))
+    for kind in FACTORS:
+        trace.tie(kind, getattr(x, kind), getattr(y, kind))
+    wider = max(x, y, key=lambda label: (label.scale.numel(), label.scale.dim()))
+    return Label(*(part.expand(shape_of(node)) for part in wider))._replace(unit=unit)
 
 
 @rule("mul", "div")
@@ -227,8 +248,9 @@ def multiply(trace: Trace, node: Node, x: Any, y: Any) -> Label:
     if isinstance(y, Weight) and y.shape:  # moves with the units it multiplies, is never scaled
         ids = trace.slot(y, 0, "slope", span=len(y.shape)).view(y.shape)
         if isinstance(x, Label):
-            trace.tie("scale", ids, x.scale)
-        y = Label(ids, still(y.shape).scale)
+            for kind in FACTORS:
+                trace.tie(kind, ids, getattr(x, kind))
+        y = still(y.shape)._replace(unit=ids)
     x = value(trace, x)
     if not isinstance(x, Label) or isinstance(y, Weight):
         raise UnsupportedError(
@@ -239,14 +261,21 @@ def multiply(trace: Trace, node: Node, x: Any, y: Any) -> Label:
         trace.use(x)
         return x
     shape = shape_of(node)
-    unit = _meet(trace, x, y, shape)
-    free = [label.scale for label in (x, y) if label.scale.any()]
-    inplace = operation(node).endswith("_")  # x's other names keep its scale
-    if len(free) > 1 or ((divides or inplace) and y.scale.any()):
-        for scale in free:
-            trace.freeze("scale", scale, "product")
-        return Label(unit, still(shape).scale)
-    return Label(unit, (free[0] if free else x.scale).expand(shape))
+    inplace = operation(node).endswith("_")  # x's other names keep its factors
+    return _product(trace, x, y, shape, apart=divides or inplace)
+
+
+def _product(trace: Trace, x: Label, y: Label, shape: torch.Size, apart: bool = False) -> Label:
+    """A product has the factors of the one that has any; those of both, or of `apart`'s y, stay."""
+    unit, factors = _meet(trace, x, y, shape), []
+    for kind in FACTORS:
+        free = [labels for label in (x, y) if (labels := getattr(label, kind)).any()]
+        if len(free) > 1 or (apart and getattr(y, kind).any()):
+            for labels in free:
+                trace.freeze(kind, labels, "product")
+            free = []
+        factors.append(free[0].expand(shape) if free else still(shape).unit)
+    return Label(unit, *factors)
 
 
 @rule("addcmul")
@@ -305,6 +334,8 @@ def _pool(dims: int) -> Rule:
         """Maximum or mean over places, channel by channel: positively homogeneous."""
         channel = len(shape_of(node)) - dims - 1
         trace.use(x)
+        if "max" in operation(node):
+            trace.freeze("sign", x.sign, operation(node))
         return spread(trace.per_channel(x, channel), shape_of(node), channel)
 
     return pool
@@ -328,14 +359,19 @@ def upsample(trace: Trace, node: Node, x: Label, *args: Any, **kwargs: Any) -> L
 def mean(
     trace: Trace, node: Node, x: Label, dims: Any = None, keep: bool = False, **kw: Any
 ) -> Label:
-    """Over places nothing new; over units a number that is around them, and one scale for all."""
+    """Over places nothing new; over units a number that is around them, and one factor for all."""
     dims = range(len(x.shape)) if dims is None else [dims] if isinstance(dims, int) else dims
     trace.use(x)
-    first = x.scale
-    for dim in dims:
-        first = first.narrow(dim, 0, 1)
-    trace.tie("scale", x.scale, first)
-    return Label(_over(trace, x.unit, dims).reshape(shape_of(node)), first.reshape(shape_of(node)))
+    if operation(node) not in ("mean", "sum"):
+        trace.freeze("sign", x.sign, operation(node))
+    result = [_over(trace, x.unit, dims)]
+    for kind in FACTORS:
+        first = getattr(x, kind)
+        for dim in dims:
+            first = first.narrow(dim, 0, 1)
+        trace.tie(kind, getattr(x, kind), first)
+        result.append(first)
+    return Label(*(labels.reshape(shape_of(node)) for labels in result))
 
 
 @rule("linalg_vector_norm")
@@ -380,11 +416,11 @@ def _affine(
         trace.tie(kind, columns, getattr(channels, kind))
     _shift(trace, bias, rows)
     trace.use(x)
-    return spread(Label(rows, rows), shape_of(node), channel)
+    return spread(Label(rows, rows, rows), shape_of(node), channel)
 
 
 def _shift(trace: Trace, bias: Any, rows: Tensor) -> None:
-    """A bias has the units and scales of the rows; it may have been moved on the way."""
+    """A bias has the units and factors of the rows; it may have been moved on the way."""
     if bias is not None:
         labels = trace.slot(bias, 0, "bias") if isinstance(bias, Weight) else None
         for kind in KINDS:
@@ -394,7 +430,7 @@ def _shift(trace: Trace, bias: Any, rows: Tensor) -> None:
 @rule("linear")
 def linear(trace: Trace, node: Node, x: Label, weight: Any, bias: Any = None) -> Label:
     """W x + b along the last dimension."""
-    x = value(trace, x)
+    x = _activation(value(trace, x))
     return _affine(
         trace, node, x, trace.slot(weight, 1, "in"), trace.slot(weight, 0, "out"), bias, channel=-1
     )
@@ -406,6 +442,7 @@ def _conv(dims: int) -> Rule:
         padding: Any = 0, dilation: Any = 1, groups: int = 1,
     ) -> Label:  # fmt: skip
         """A linear layer along the channels, at every place."""
+        x = _activation(x)
         channel = len(shape_of(node)) - dims - 1
         rows = trace.slot(weight, 0, "out")
         if groups == 1:
@@ -439,7 +476,7 @@ def _grouped(
     blocks = rows.view(groups, -1)
     if not depthwise:  # else slot() has tied rows and input already
         trace.around(torch.cat([channels.unit.view(groups, inputs), blocks], 1))
-    return spread(Label(rows, rows), shape_of(node), channel)
+    return spread(Label(rows, rows, rows), shape_of(node), channel)
 
 
 for _dims in (1, 2, 3):
@@ -472,24 +509,26 @@ def batch_norm(
         trace.tie(kind, trace.slot(mean, 0, "mean"), getattr(channels, kind))
         trace.tie(kind, trace.slot(var, 0, "var", eps=eps), getattr(channels, kind))
     trace.use(x)
-    return spread(_pair(trace, channels.unit, weight, bias), shape_of(node), 1)
+    return spread(_pair(trace, channels, weight, bias), shape_of(node), 1)
 
 
-def _pair(trace: Trace, units: Tensor, weight: Any, bias: Any) -> Label:
-    """An affine pair (γ, β) behind a normalisation: the units are the same, a scale begins."""
-    if weight is None:
-        if bias is not None:
-            shift = trace.slot(bias, 0, "bias", span=len(bias.shape)).view(units.shape)
-            trace.tie("unit", shift, units)
-            trace.freeze("scale", shift, "a shift without a gain")
-        return Label(units, torch.zeros_like(units))
-    gain = trace.slot(weight, 0, "out", span=len(weight.shape)).view(units.shape)
-    trace.tie("unit", gain, units)
+def _pair(trace: Trace, x: Label, weight: Any, bias: Any) -> Label:
+    """An affine pair (γ, β) behind a normalisation: a scale begins, units and signs are the same.
+
+    A sign that passes flips β; γ stays.
+    """
+    unit, sign = x.unit, x.sign
+    scale = torch.zeros_like(unit)
+    if weight is not None:
+        scale = trace.slot(weight, 0, "out", span=len(weight.shape)).view(unit.shape)
+        trace.tie("unit", scale, unit)
+        trace.freeze("sign", scale, "a gain")
     if bias is not None:  # the pair is one vector: β is not a bias of the paper's kind
-        shift = trace.slot(bias, 0, "out", span=len(bias.shape)).view(units.shape)
-        for kind in KINDS:
-            trace.tie(kind, shift, gain)
-    return Label(units, gain)
+        role = "bias" if weight is None else "out"
+        shift = trace.slot(bias, 0, role, span=len(bias.shape)).view(unit.shape)
+        for kind, labels in zip(KINDS, (unit, scale, sign), strict=True):
+            trace.tie(kind, shift, labels)
+    return Label(unit, scale, sign)
 
 
 @rule("layer_norm")
@@ -499,14 +538,13 @@ def layer_norm(
 ) -> Label:  # fmt: skip
     """One number divides all channels, with an ε: their scale is fixed; the pair starts one."""
     trace.use(x)
-    trace.freeze("scale", x.scale, "layer_norm")
+    trace.fix(x, "layer_norm")
     leading = len(x.shape) - len(shape)
     rows = x.unit.flatten(0, leading - 1) if leading else x.unit[None]  # (places, *shape)
     if rows.stride(0) != 0 and len(rows) > 1:
         trace.tie("unit", rows[1:], rows[:1])
-    units = rows[0]
-    trace.around(units.reshape(1, -1))
-    pair = _pair(trace, units, weight, bias)
+    trace.around(rows[0].reshape(1, -1))
+    pair = _pair(trace, still(rows[0].shape)._replace(unit=rows[0]), weight, bias)
     return Label(*(part.expand(x.shape) for part in pair))
 
 
@@ -522,10 +560,10 @@ def group_norm(
 ) -> Label:
     """As a layer_norm, in blocks of channels."""
     trace.use(x)
-    trace.freeze("scale", x.scale, "group_norm")
-    units = trace.per_channel(x, 1).unit
-    trace.around(units.view(groups, -1))
-    return spread(_pair(trace, units, weight, bias), shape_of(node), 1)
+    trace.fix(x, "group_norm")
+    channels = trace.per_channel(x, 1)
+    trace.around(channels.unit.view(groups, -1))
+    return spread(_pair(trace, channels, weight, bias), shape_of(node), 1)
 
 
 # --- products of activations --------------------------------------------------------------------
@@ -557,12 +595,15 @@ def attention(
     trace: Trace, node: Node, q: Label, k: Label, v: Label, mask: Any = None, dropout: float = 0.0,
     causal: bool = False, **kwargs: Any,
 ) -> Label:  # fmt: skip
-    """softmax(q kᵀ) v in each head."""
-    if isinstance(mask, (Label, Weight)) or q.shape[:-2] != k.shape[:-2]:
-        raise UnsupportedError("attention with a mask that is not a constant, or with shared heads")
+    """softmax(q kᵀ + mask) v in each head."""
+    if q.shape[:-2] != k.shape[:-2]:
+        raise UnsupportedError("attention with shared heads")
     batch = "abcdefgh"[: len(q.shape) - 2]
     shape = torch.Size([*q.shape[:-1], k.shape[-2]])
     weights = _contract(trace, node, f"{batch}id,{batch}jd->{batch}ij", q, k, shape)
+    if isinstance(mask := value(trace, mask), Label):
+        trace.fix(mask, "softmax")
+        weights = weights._replace(unit=_meet(trace, weights, mask, shape))
     return _contract(trace, node, f"{batch}ij,{batch}jd->{batch}id", weights, v)
 
 
@@ -583,23 +624,19 @@ def _contract(
                if out[d] not in other):  # fmt: skip
             raise UnsupportedError(f"a product {equation} that mixes units in another way")
         trace.tie("unit", a, b)
+        trace.tie("sign", _aligned(x.sign, left, out, summed), _aligned(y.sign, right, out, summed))
         for label in (x, y):
             trace.freeze("scale", label.scale, "product")
         sets = trace.around(a.reshape(a.shape[:rank].numel(), -1)).reshape(a.shape[:rank])
-        return Label(sets.expand(shape), still(shape).scale)
+        return still(shape)._replace(unit=sets.expand(shape))
     factors = [
         _reduced(trace, label, letters, out, summed) for label, letters in ((x, left), (y, right))
     ]
-    unit = _meet(trace, factors[0], factors[1], shape)
-    free = [label.scale for label in factors if label.scale.any()]
-    if len(free) > 1:
-        for scale in free:
-            trace.freeze("scale", scale, "product")
-    return Label(unit, free[0].expand(shape) if len(free) == 1 else still(shape).scale)
+    return _product(trace, factors[0], factors[1], shape)
 
 
 def _reduced(trace: Trace, x: Label, letters: str, out: str, summed: list[str]) -> Label:
-    """Labels after a sum over places: what is summed has one unit and one scale."""
+    """Labels after a sum over places: what is summed has one unit and one factor."""
     parts = []
     for kind in KINDS:
         labels = _aligned(getattr(x, kind), letters, out, summed)

@@ -1,23 +1,28 @@
-"""The permutation symmetry removed, relative to a reference.
+"""The permutation symmetry removed, and that of signs, relative to a reference.
 
 `match` finds which unit of one network is which of the other; `align` moves a network's units to
-the places of their partners in the reference.
+the places of their partners in the reference, `align_all` those of many networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._checks import State, check_choice, check_pair, check_state
-from ._groups import Axis, Group, move
-from .symmetry import Symmetry, permute
+from ._checks import State, check_choice, check_finite, check_pair, check_state
+from ._groups import Symmetry
+from ._matching import by_activation, cosines_of_pairs, descend, sequential, unit_length
+from ._overlaps import Moves, Overlaps, assign
+from .symmetry import flip, permute
 
-__all__ = ["Alignment", "align", "match", "permute"]
+__all__ = ["Alignment", "align", "align_all", "match", "permute"]
+
+METHODS = ("sequential", "coordinate", "activation")
 
 
 @dataclass(frozen=True)
@@ -28,21 +33,42 @@ class Alignment:
         state: The aligned state, of the same function as before.
         permutations: For each group (units,): unit i of `state` was unit
             ``permutations[group][i]``, group by group in this order.
-        signs: For each group whose activation is odd, ±1 for each unit; ReLU networks have none.
-        similarity: For each group, the mean cosine similarity of the matched units.
+        signs: For each group whose activation is odd, 1 or -1 for each unit of `state`, after the
+            permutations; ReLU networks have none.
+        similarity: For each group, the mean over its units of the cosine of the weights that make
+            them, with those of their partners.
+        units: The same cosines, unit by unit.
     """
 
     state: dict[str, Tensor]
     permutations: dict[str, Tensor]
     signs: dict[str, Tensor]
     similarity: dict[str, float]
+    units: dict[str, Tensor]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """How well each group is matched: cosines, and how many units moved and flipped."""
+        rows = [
+            (
+                name,
+                len(cosines),
+                int((self.permutations[name] != torch.arange(len(cosines))).sum()),
+                int((self.signs.get(name, torch.ones(1)) < 0).sum()),
+                float(cosines.mean()),
+                float(cosines.min()),
+            )
+            for name, cosines in self.units.items()
+        ]
+        columns = ["group", "units", "moved", "flipped", "similarity", "least"]
+        return pd.DataFrame(rows, columns=columns)
 
 
 def match(a: Tensor, b: Tensor) -> Tensor:
     """The permutation that brings the rows of `b` closest to those of `a`.
 
     Solves ``max over π of Σ_i cos(a_i, b_π(i))`` exactly, as a linear assignment. A zero row has
-    similarity 0 with everything.
+    similarity 0 with everything. Rows that are equally good stay where they are.
 
     Args:
         a: Vectors (units, numbers), of any length.
@@ -63,40 +89,56 @@ def match(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"match takes two matrices of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    return _assign(_cosines(a, b))
+    a, b = (unit_length(x) for x in (a, b))
+    return assign(a @ b.T)
 
 
-def _cosines(a: Tensor, b: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T
-
-
-def _assign(similarity: Tensor) -> Tensor:
-    if not similarity.isfinite().all():
-        raise ValueError("the weights to match contain NaN or infinite numbers")
-    return torch.from_numpy(
-        linear_sum_assignment(similarity.double().cpu().numpy(), maximize=True)[1]
-    )
-
-
-def align(state: State, to: State, symmetry: Symmetry, *, method: str = "sequential") -> Alignment:
-    """Permute a network's units onto those of a reference.
+def align(
+    state: State,
+    to: State,
+    symmetry: Symmetry,
+    *,
+    method: str = "sequential",
+    restarts: int = 0,
+    seed: int = 0,
+    model: nn.Module | None = None,
+    inputs: Tensor | None = None,
+) -> Alignment:
+    """Permute a network's units onto those of a reference; flip them where the activation is odd.
 
     ``method="sequential"`` is the paper's: front to back, each group is matched on the cosine
     similarity of its units' incoming weights and permuted before the next group is matched; the
     classes keep their places. A residual stream is matched where it begins, on the weights whose
     inputs are matched already.
 
+    ``"coordinate"`` goes on from there with the weights that read the units too: it raises the
+    overlap ``Σ a · b`` of all weights (on the torus the sum of cosines, on raw weights the squared
+    distance, with its sign changed) group by group in random order until no group can be improved
+    (Ainsworth et al. 2023).
+
+    ``"activation"`` matches the correlations of the units' values over data, where they are made
+    and where they are read.
+
+    Weights alone are compared, not biases. Units that are exactly alike cannot be told apart, and
+    stay in the order they have.
+
     Args:
         state: State dict of the network to move; it is not changed.
         to: State dict of the reference.
         symmetry: From `find_symmetries`.
-        method: ``"sequential"``.
+        method: ``"sequential"``, ``"coordinate"`` or ``"activation"``.
+        restarts: Of ``"coordinate"``: further descents that start from the network as it is, in
+            other orders; the best result counts.
+        seed: Of ``"coordinate"``: of the random orders.
+        model: Of ``"activation"``: the network; it is not changed.
+        inputs: Of ``"activation"``: a batch of inputs to run it on.
 
     Returns:
-        The aligned state, the permutations, and how similar the matched units are.
+        The aligned state, the permutations and signs, and how similar the matched units are.
 
     Raises:
-        ValueError: If a state does not fit, holds NaN, or `method` is unknown.
+        ValueError: If a state does not fit, holds NaN, `method` is unknown, or what it needs is
+            missing.
 
     Example:
         >>> import torch, toroid
@@ -107,52 +149,115 @@ def align(state: State, to: State, symmetry: Symmetry, *, method: str = "sequent
         >>> align(moved, to=a, symmetry=symmetry).permutations["1"]
         tensor([4, 3, 2, 1, 0])
     """
-    check_choice("method", method, tuple(METHODS))
+    check_choice("method", method, METHODS)
     check_pair(state, to)
     check_state(state, symmetry)
-    permutations, similarity = METHODS[method](state, to, symmetry)
-    return Alignment(permute(state, permutations, symmetry), permutations, {}, similarity)
+    for s in (state, to):
+        check_finite(s)
+    if restarts < 0:
+        raise ValueError(f"restarts is {restarts}; it must not be negative")
+    if method == "activation":
+        if model is None or not isinstance(inputs, Tensor) or len(inputs) < 2:
+            raise ValueError(
+                'method="activation" needs the model, and inputs to run it on: a tensor of two '
+                "or more"
+            )
+        moves = by_activation(state, to, symmetry, model, inputs)
+    else:
+        overlaps = Overlaps(to, state, symmetry)
+        moves = sequential(overlaps, symmetry, keep=method == "coordinate")
+        if method == "coordinate":
+            moves = descend(overlaps, symmetry, moves, restarts, seed)
+    aligned = flip(permute(state, moves.permutations, symmetry), moves.signs, symmetry)
+    return _compared(aligned, to, symmetry, moves.permutations, moves.signs)
 
 
-def _sequential(
-    state: State, to: State, symmetry: Symmetry
-) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Match a group, permute its producers and consumers, go on to the next."""
-    permutations: dict[str, Tensor] = {}
-    similarity: dict[str, float] = {}
-    moved = dict(state)
-    for group in symmetry.groups:
-        cosines = _similarity(moved, to, group, _waiting(symmetry, permutations.keys()))
-        permutation = _assign(cosines)
-        move(moved, group, permutation)
-        permutations[group.name] = permutation
-        similarity[group.name] = float(cosines[torch.arange(group.size), permutation].mean())
-    return permutations, similarity
+def _compared(
+    aligned: dict[str, Tensor],
+    to: State,
+    symmetry: Symmetry,
+    permutations: dict[str, Tensor],
+    signs: dict[str, Tensor],
+) -> Alignment:
+    """What was done, and how alike the units are that it brought together."""
+    cosines = {group.name: cosines_of_pairs(aligned, to, group) for group in symmetry.groups}
+    means = {name: float(values.mean()) for name, values in cosines.items()}
+    return Alignment(aligned, permutations, signs, means, cosines)
 
 
-def _waiting(symmetry: Symmetry, matched: Collection[str]) -> set[tuple[str, int, int]]:
-    """Parameters, and the dimension of each that units not yet matched still scramble."""
-    unmatched = (group for group in symmetry.groups if group.name not in matched)
-    return {(axis.parameter, axis.dim, axis.span) for group in unmatched for axis in group.axes}
+def align_all(
+    states: Sequence[State],
+    symmetry: Symmetry,
+    *,
+    to: State | None = None,
+    method: str = "sequential",
+    seed: int = 0,
+    rounds: int = 20,
+    **options: Any,
+) -> list[Alignment]:
+    """Align many networks to one reference, so that all of them share one chart.
+
+    Without a reference they are aligned to their own mean: each in turn, in random order, to the
+    mean of the others, as long as the overlap of all pairs grows (Ainsworth et al. 2023). All
+    permutations go to the same places, so that going from one network to a second and on to a third
+    is the same as going there at once (they are cycle-consistent).
+
+    Args:
+        states: State dicts of the networks; they are not changed.
+        symmetry: From `find_symmetries`.
+        to: State dict of the reference; None for the mean.
+        method: As in `align`.
+        seed: Of the random order, and of `align`.
+        rounds: How often each network is visited at most.
+        **options: As in `align`.
+
+    Returns:
+        An `Alignment` for each network; without a reference its similarities are those with the
+        mean of all.
+
+    Raises:
+        ValueError: As `align`, and if there is no network.
+
+    Example:
+        >>> import torch, toroid
+        >>> models = [toroid.mlp((4,), classes=3, hidden=(5,)) for _ in range(3)]
+        >>> symmetry = toroid.find_symmetries(models[0], torch.randn(7, 4))
+        >>> states = [toroid.normalize(model.state_dict(), symmetry) for model in models]
+        >>> len(align_all(states, symmetry))
+        3
+    """
+    states = list(states)
+    if not states:
+        raise ValueError("align_all takes at least one state")
+
+    def fit(state: State, to: State) -> Alignment:
+        return align(state, to, symmetry, method=method, seed=seed, **options)
+
+    found = [fit(state, states[0] if to is None else to) for state in states]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(rounds if to is None and len(states) > 1 else 0):
+        moved = False
+        for i in torch.randperm(len(states), generator=generator).tolist():
+            mean = _mean([other.state for j, other in enumerate(found) if j != i])
+            better = fit(states[i], mean)
+            if _overlap(better.state, mean, symmetry) > _overlap(found[i].state, mean, symmetry):
+                found[i], moved = better, True
+        if not moved:
+            break
+    if to is None:
+        mean = _mean([other.state for other in found])
+        found = [_compared(f.state, mean, symmetry, f.permutations, f.signs) for f in found]
+    return found
 
 
-def _similarity(
-    state: State, to: State, group: Group, waiting: set[tuple[str, int, int]]
-) -> Tensor:
-    """Cosines between all pairs of units: the mean over the group's vectors that are in order."""
-
-    def in_order(axis: Axis) -> bool:
-        place = (axis.dim, axis.span)
-        return not any(name == axis.parameter and tuple(other) != place for name, *other in waiting)
-
-    makers = [[a for a in scale.axes if a.role in ("out", "late")] for scale in group.scales]
-    ready = [[a for a in axes if in_order(a)] for axes in makers]
-    vectors = [
-        [torch.cat([axis.rows(s[axis.parameter]) for axis in axes], 1) for s in (to, state)]
-        for axes in (ready if any(ready) else makers)
-        if axes
-    ]
-    return torch.stack([_cosines(a, b) for a, b in vectors]).mean(0)
+def _mean(states: Sequence[State]) -> dict[str, Tensor]:
+    """The mean of several states; integer buffers are the first's."""
+    return {
+        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v
+        for k, v in states[0].items()
+    }
 
 
-METHODS: dict[str, Callable] = {"sequential": _sequential}
+def _overlap(state: State, other: State, symmetry: Symmetry) -> float:
+    """What a descent raises, of two states as they are."""
+    return Overlaps(other, state, symmetry).objective(Moves.none(symmetry))

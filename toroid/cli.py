@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from . import notebooks
+from .minimizers import Store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,6 +106,49 @@ def book(force: bool) -> None:
     if done.returncode:
         raise SystemExit(done.returncode)
     click.echo(f"the book is at {(root / '_build' / 'html' / 'index.html').as_uri()}")
+
+
+@main.group()
+def store() -> None:
+    """The trained minimizers: what is there, whether it is sound."""
+
+
+_FOLDER = click.option("--folder", help="The store; by default the usual one.")
+
+
+@store.command("list")
+@_FOLDER
+def store_list(folder: str | None) -> None:
+    """Algorithm, network, errors, time and device of every minimizer."""
+    found = Store(folder).list()
+    if found.empty:
+        click.echo(f"nothing in {Store(folder).folder}")
+        return
+    found["key"] = found["key"].str[:12]
+    columns = ["key", "dataset", "subset", "architecture", "width", "algorithm", "seed",
+               "train_error", "test_error", "seconds", "device", "failed"]  # fmt: skip
+    order = ["dataset", "architecture", "algorithm", "seed"]
+    click.echo(found[columns].sort_values(order).to_string(index=False))
+
+
+@store.command("verify")
+@_FOLDER
+def store_verify(folder: str | None) -> None:
+    """Check every file against the digest that was written with it."""
+    wrong = Store(folder).verify()
+    for key, what in wrong.items():
+        click.echo(f"{key}: {what}")
+    if wrong:
+        raise SystemExit(1)
+    click.echo("all files are those that were written")
+
+
+@store.command("prune")
+@_FOLDER
+def store_prune(folder: str | None) -> None:
+    """Set damaged minimizers aside, and delete files that no minimizer names."""
+    for path in Store(folder).prune():
+        click.echo(f"{'set aside' if path.exists() else 'deleted'}: {path}")
 
 
 class _friendly:

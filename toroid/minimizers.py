@@ -6,18 +6,21 @@ that the store never has to ask whether a file is the right one.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import inspect
 import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import joblib
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,10 +33,15 @@ from .landscape import evaluate
 
 __all__ = ["Minimizer", "Store", "Stored", "train_all"]
 
-ALGORITHMS = {"sgd": training.sgd}
+#: The algorithms by name.
+ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
+    "sgd": training.sgd, "replicated_sgd": training.replicated_sgd,
+    "adversarial": training.adversarial, "sam": training.sam, "swa": training.swa,
+    "entropy_sgd": training.entropy_sgd,
+}  # fmt: skip
 
 #: Settings of a training that are not part of a description, or are given by it.
-_NOT_SETTINGS = {"model", "train", "generator", "progress"}
+_NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,8 @@ class Minimizer:
         dataset: As `toroid.data.load` takes it.
         architecture: A key of `toroid.models.ARCHITECTURES`.
         width: Factor on the hidden sizes.
-        algorithm: ``"sgd"``.
+        algorithm: A key of `ALGORITHMS`: ``"sgd"``, ``"replicated_sgd"``, ``"adversarial"``,
+            ``"sam"``, ``"swa"``, ``"entropy_sgd"``.
         settings: Arguments of the algorithm, e.g. ``{"epochs": 30, "lr": 0.1}``; the others take
             the algorithm's defaults, which are written out, so that a changed default changes the
             key.
@@ -74,6 +83,11 @@ class Minimizer:
         object.__setattr__(self, "settings", _complete(self.algorithm, self.settings))
         object.__setattr__(self, "width", float(self.width))
 
+    def __reduce__(self) -> tuple:
+        """Settings that cannot be changed cannot be pickled; other processes get a dict."""
+        fields = {**vars(self), "settings": dict(self.settings)}
+        return Minimizer, tuple(fields.values())
+
     @property
     def json(self) -> str:
         """The description as canonical JSON: sorted, without spaces, every setting written out."""
@@ -95,12 +109,19 @@ class Minimizer:
             torch.manual_seed(self.seed)
             return models.build(self.architecture, shape, classes, self.width)
 
-    def train(self, *, device: str | None = None, progress: bool = False) -> Stored:
+    def train(
+        self,
+        *,
+        device: str | None = None,
+        progress: bool = False,
+        checkpoint: training.Checkpoint | None = None,
+    ) -> Stored:
         """Train it.
 
         Args:
             device: Where; by default on a GPU if there is one.
             progress: Show a progress bar over the epochs.
+            checkpoint: Where to save each epoch, and to go on from.
 
         Returns:
             The state (on the CPU) and the record of the run.
@@ -114,6 +135,7 @@ class Minimizer:
             train,
             generator=torch.Generator().manual_seed(self.seed),
             progress=progress,
+            checkpoint=checkpoint,
             **self.settings,
         )
         seconds = time.perf_counter() - start
@@ -126,7 +148,7 @@ class Minimizer:
             "description": json.loads(self.json), **scores, "seconds": round(seconds, 3),
             "device": _device(device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "history": trained.history.to_dict("list"),
+            "report": trained.report, "history": trained.history.to_dict("list"),
         }  # fmt: skip
         return Stored({k: v.cpu() for k, v in trained.state.items()}, record)
 
@@ -163,13 +185,18 @@ def _device(name: str) -> str:
     return torch.cuda.get_device_name() if name.startswith("cuda") else f"{platform.machine()} CPU"
 
 
+class DamagedError(ValueError):
+    """A file of the store is not the one that was written."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """A trained network and what is known of its training.
 
     Attributes:
         state: State dict, on the CPU.
-        record: Description, errors and losses, history, seconds, device, versions.
+        record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
+            is not what was asked for, or is empty), history, seconds, device, versions.
     """
 
     state: dict[str, Tensor]
@@ -216,16 +243,16 @@ class Store:
 
         Raises:
             KeyError: If it is not there.
-            ValueError: If its file is not the one that was written.
+            DamagedError: If its file is not the one that was written.
         """
         if minimizer not in self:
             raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}")
         record = json.loads(self._sidecar(minimizer).read_text())
         path = self._weights(minimizer, record["sha256"])
         if not path.exists() or _digest(path) != record["sha256"]:
-            raise ValueError(
-                f"{path} is damaged: its SHA-256 is not the recorded one. Delete "
-                f"{self._sidecar(minimizer)} to train it again"
+            raise DamagedError(
+                f"{path} is damaged: its SHA-256 is not the recorded one. Store.prune() sets it "
+                "aside, so that it is trained again"
             )
         return Stored(load_file(path), record)
 
@@ -240,13 +267,58 @@ class Store:
         part.replace(self._sidecar(minimizer))
 
     def list(self) -> pd.DataFrame:
-        """One row for each minimizer: key, description, errors, seconds, device."""
+        """One row for each minimizer: key, description, errors, what failed, seconds, device."""
         rows = []
         for path in sorted(self.folder.glob("*.json")):
             record = json.loads(path.read_text())
             scores = {k: record[k] for k in ("train_error", "test_error", "seconds", "device")}
-            rows.append({"key": path.stem, **record["description"], **scores})
+            failed = record["report"]["failed"]
+            rows.append({"key": path.stem, **record["description"], **scores, "failed": failed})
         return pd.DataFrame(rows)
+
+    def verify(self) -> dict[str, str]:
+        """What is wrong with the files, by the key of the minimizer; empty if all is well."""
+        wrong = {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                record = json.loads(path.read_text())
+                weights = self.folder / f"{path.stem}.{record['sha256'][:16]}.safetensors"
+                if _digest(weights) != record["sha256"]:
+                    wrong[path.stem] = f"{weights.name} is not the file that was written"
+            except FileNotFoundError as error:
+                wrong[path.stem] = f"{error.filename} is missing"
+            except (KeyError, ValueError):
+                wrong[path.stem] = f"{path.name} cannot be read"
+        return wrong
+
+    def set_aside(self, key: str) -> builtins.list[Path]:
+        """Move a minimizer's files into ``damaged/``, so that it is trained again."""
+        folder = self.folder / "damaged"
+        folder.mkdir(exist_ok=True)
+        found = [p for p in self.folder.glob(f"{key}.*") if p.suffix in (".json", ".safetensors")]
+        return [path.replace(folder / path.name) for path in found]
+
+    def prune(self) -> builtins.list[Path]:
+        """Set damaged minimizers aside, and delete what no minimizer names.
+
+        Files of the last day are not deleted: another process may be about to name them.
+
+        Returns:
+            The files that were moved, where they are now, and those that were deleted.
+        """
+        moved = [path for key in self.verify() for path in self.set_aside(key)]
+        records = (json.loads(path.read_text()) for path in self.folder.glob("*.json"))
+        named = {record["sha256"][:16] for record in records}
+        loose = [
+            path
+            for path in self.folder.glob("*.*")
+            if (path.suffix == ".safetensors" and path.stem.rpartition(".")[2] not in named)
+            or path.suffix == ".part"
+        ]
+        old = [path for path in loose if path.stat().st_mtime < time.time() - 86400]
+        for path in old:
+            path.unlink()
+        return [*moved, *old]
 
 
 def _digest(path: Path) -> str:
@@ -257,19 +329,29 @@ def train_all(
     minimizers: Iterable[Minimizer],
     store: Store | None = None,
     *,
+    n_jobs: int = 1,
     device: str | None = None,
     progress: bool = True,
 ) -> list[Stored]:
     """Every minimizer, from the store or trained and put there.
 
+    What is missing is trained by joblib: in `n_jobs` processes, or by the backend that the caller
+    has chosen with ``joblib.parallel_config``, on a cluster say, with the store on a file system
+    that all share. A damaged minimizer is set aside and trained again. Each epoch is saved in
+    ``unfinished/``, and a run that was killed goes on from there.
+
     Args:
         minimizers: Descriptions.
         store: Where to look and to write; by default ``Store()``.
+        n_jobs: How many to train at once; -1 for one on each core.
         device: Where to train; by default on a GPU if there is one.
         progress: Show a progress bar.
 
     Returns:
         One `Stored` for each description, in their order.
+
+    Warns:
+        UserWarning: If a damaged minimizer was set aside.
 
     Example:
         >>> import tempfile
@@ -279,7 +361,33 @@ def train_all(
         2
     """
     store, minimizers = store or Store(), list(minimizers)
-    for minimizer in tqdm(minimizers, desc="minimizers", disable=not progress, leave=False):
-        if minimizer not in store:
-            store.put(minimizer, minimizer.train(device=device, progress=progress))
+    missing = {m.key: m for m in minimizers if not _sound(store, m)}
+    inside = progress and n_jobs == 1  # bars of several processes would overwrite each other
+    jobs = (joblib.delayed(_train)(m, store.folder, device, inside) for m in missing.values())
+    done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
+    for _ in tqdm(done, "minimizers", total=len(missing), disable=not progress, leave=False):
+        pass
     return [store.get(minimizer) for minimizer in minimizers]
+
+
+def _sound(store: Store, minimizer: Minimizer) -> bool:
+    """Whether a minimizer can be read; a damaged one is set aside."""
+    if minimizer not in store:
+        return False
+    try:
+        store.get(minimizer)
+    except DamagedError as error:
+        store.set_aside(minimizer.key)
+        warnings.warn(f"{error}; it was set aside and is trained again", stacklevel=3)
+        return False
+    return True
+
+
+def _train(minimizer: Minimizer, folder: Path, device: str | None, progress: bool) -> None:
+    """Train one, unless another process has done it meanwhile."""
+    store = Store(folder)
+    if minimizer not in store:
+        checkpoint = training.Checkpoint(folder / "unfinished" / f"{minimizer.key}.safetensors")
+        trained = minimizer.train(device=device, progress=progress, checkpoint=checkpoint)
+        store.put(minimizer, trained)
+        checkpoint.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -82,9 +83,14 @@ class Geodesic:
     symmetry: Symmetry
     bias: str = "euclidean"
 
+    @cached_property
+    def angles(self) -> dict[str, Tensor]:
+        """The angle of each great circle, as in `toroid.angles`."""
+        return torus.joinable(self.a, self.b, self.symmetry, self.bias)
+
     def __post_init__(self) -> None:
-        torus.geodesic(self.a, self.b, 0.0, self.symmetry, bias=self.bias)
+        _ = self.angles  # an error now, if there is one
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        return torus.geodesic(self.a, self.b, t, self.symmetry, bias=self.bias)
+        return torus.great_circles(self.a, self.b, t, self.symmetry, self.angles, self.bias)

@@ -1,8 +1,8 @@
 """Which units of a network can be exchanged or rescaled without changing its function.
 
 A `Symmetry` is data: groups of units, and for every group the places (axes) where its units appear
-in the state dict. `find_symmetries` reads it off the network's graph; `permute` and `rescale`
-apply an element of it to a whole state; `same_function` checks that nothing changed.
+in the state dict. `find_symmetries` reads it off the network's graph; `permute`, `rescale` and
+`flip` apply an element of it to a whole state; `same_function` checks that nothing changed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from . import _graph
 from ._assembly import assemble
 from ._checks import State, check_state, check_units
 from ._groups import Axis, Group, Scale, Symmetry, move, multiply
-from ._labels import UnsupportedError
+from ._labels import Slot, UnsupportedError
 
 __all__ = [
     "Axis", "Group", "Report", "Scale", "Symmetry", "UnsupportedError", "find_symmetries",
-    "permute", "rescale", "same_function",
+    "flip", "permute", "rescale", "same_function",
 ]  # fmt: skip
 
 
@@ -34,8 +34,9 @@ def find_symmetries(
     *,
     strict: bool = True,
     verify: bool = True,
+    given: Symmetry | None = None,
 ) -> Symmetry:
-    """Read the permutation and scale symmetries of a network off its graph.
+    """Read the permutation, scale and sign symmetries of a network off its graph.
 
     The ATen graph of ``torch.export.export`` (evaluation mode) is run on labels instead of numbers;
     what the operations tie together is a group. See `toroid._rules`.
@@ -47,6 +48,8 @@ def find_symmetries(
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64, by a random element of what was found,
             and compare the outputs. It costs a few runs of the network on inputs like `example`.
+        given: Groups written by hand, for what the graph does not show; merged with what is found
+            (``symmetry | given``), and verified with it.
 
     Returns:
         The groups of units, front to back, and the last layer's one factor.
@@ -54,7 +57,8 @@ def find_symmetries(
     Raises:
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
             the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
-            left as they are and listed).
+            left as they are and listed; but a group by hand that does it is an error).
+        ValueError: If `given` has a group that is found as well, or does not fit the model.
 
     Example:
         >>> import torch, toroid
@@ -65,12 +69,37 @@ def find_symmetries(
         >>> len(symmetry["3"].axes[-1].index[0])  # a channel feeds 7 x 7 columns
         49
     """
-    symmetry = assemble(_graph.trace(model, example, strict))
-    return _verified(symmetry, model, example, strict) if verify else symmetry
+    trace = _graph.trace(model, example, strict)
+    symmetry = assemble(trace)
+    by_hand: tuple[Group, ...] = ()
+    if given is not None:
+        check_state(model.state_dict(), given)
+        by_hand = tuple(_in_order(group, [*trace.slots.values()]) for group in given.groups)
+        symmetry = symmetry | replace(given, groups=by_hand)
+    certain = symmetry.groups if strict else by_hand
+    return _verified(symmetry, model, example, certain) if verify else symmetry
 
 
-def _verified(symmetry: Symmetry, model: nn.Module, example: Any, strict: bool) -> Symmetry:
+def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
+    """A group by hand, its scales where what makes them stands in the graph."""
+    first: dict[str, int] = {}
+    for number, slot in enumerate(slots):
+        first.setdefault(slot.parameter, number)
+
+    def placed(scale: Scale) -> Scale:
+        makers = [first[x.parameter] for x in scale.axes if x.role != "in" and x.parameter in first]
+        return replace(scale, order=min(makers, default=scale.order))
+
+    scales = tuple(map(placed, group.scales))
+    return replace(group, scales=scales, flip=group.flip and placed(group.flip))
+
+
+def _verified(
+    symmetry: Symmetry, model: nn.Module, example: Any, certain: Sequence[Group]
+) -> Symmetry:
     """The symmetry without the groups that change what a network with random weights says."""
+    if not symmetry.all_groups:
+        return symmetry
     generator = torch.Generator().manual_seed(0)
     network = copy.deepcopy(model).double().cpu().eval()
     state: State = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
@@ -83,16 +112,23 @@ def _verified(symmetry: Symmetry, model: nn.Module, example: Any, strict: bool) 
         part = Symmetry(tuple(groups), symmetry.output)
         moved = _random_element(state, part, generator)
         after = torch.cat([_outputs(network, moved, x) for x in inputs])
-        return not _compare(before, after, tolerance=1e-6)
+        return not _compare(before[:, finite], after[:, finite], tolerance=1e-8)
 
-    if not before.isfinite().all() or not wrong(symmetry.groups):
+    finite = before.isfinite().all(0)
+    if not finite.any():
+        raise UnsupportedError(
+            "cannot verify the symmetries of this network: no output of a random copy is finite. "
+            "Pass verify=False to trust what was found."
+        )
+    if not wrong(symmetry.groups):
         return symmetry
     bad = [group for group in symmetry.groups if wrong([group])] or list(symmetry.groups)
     message = f"units that are not alike after all ({', '.join(g.name for g in bad)})"
-    if strict:
+    if any(group in certain for group in bad):
         raise UnsupportedError(
             f"cannot read the symmetries of this network: {message}. The outputs of a random copy "
-            "change when they are moved. Pass strict=False to leave them as they are."
+            "change when they are moved. Mend groups that were given by hand; pass strict=False to "
+            "leave others as they are."
         )
     kept = tuple(group for group in symmetry.groups if group not in bad)
     return replace(symmetry, groups=kept, refused=(*symmetry.refused, message))
@@ -105,7 +141,10 @@ def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
     if name.endswith("running_var"):
         return numbers.abs() + 0.5
-    return numbers / max(1, tensor[0].numel()) ** 0.5 if name and tensor.dim() > 1 else numbers
+    if name.endswith("bias"):
+        return 0.1 * numbers  # large ones would drown what the layers before say
+    weights = name and tensor.dim() > 1
+    return numbers * (2 / max(1, tensor[0].numel())) ** 0.5 if weights else numbers
 
 
 def _random_element(state: State, symmetry: Symmetry, generator: torch.Generator) -> State:
@@ -118,7 +157,12 @@ def _random_element(state: State, symmetry: Symmetry, generator: torch.Generator
         s.name: (0.3 * torch.randn(len(s.axes[0].index), generator=generator)).exp()
         for s in symmetry.scales
     }
-    return permute(rescale(state, factors, symmetry), permutations, symmetry)
+    signs = {
+        g.name: torch.randint(2, (g.size,), generator=generator) * 2 - 1
+        for g in symmetry.groups
+        if g.flip
+    }
+    return permute(flip(rescale(state, factors, symmetry), signs, symmetry), permutations, symmetry)
 
 
 def permute(
@@ -191,6 +235,49 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
                 f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
             )
         multiply(result, scales[name], factor)
+    return result
+
+
+def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+    """Change the sign of units whose activation is odd: ``f(-z) = -f(z)``.
+
+    What makes the unit and what reads it are multiplied by -1.
+
+    Args:
+        state: State dict; it is not changed.
+        signs: For each group to flip, 1 or -1 for each unit.
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function.
+
+    Raises:
+        ValueError: If a group is unknown or not odd, or a sign is not 1 or -1.
+
+    Example:
+        >>> import torch, toroid
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> x = torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> flipped = flip(model.state_dict(), {"0": torch.tensor([1, -1, -1])}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), flipped, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    odd = {group.name: group.flip for group in symmetry.groups if group.flip}
+    for name, sign in signs.items():
+        if name not in odd:
+            raise ValueError(
+                f"no group {name!r} whose sign is free; there are {', '.join(odd) or 'none'}"
+            )
+        size = len(odd[name].axes[0].index)
+        if sign.shape != (size,) or not (sign.abs() == 1).all():
+            raise ValueError(
+                f"group {name!r} takes {size} signs, each 1 or -1, got {sign.tolist()}"
+            )
+        multiply(result, odd[name], sign)
     return result
 
 
@@ -268,5 +355,22 @@ def _tuple(example: Any) -> tuple[Any, ...]:
 @torch.no_grad()
 def _outputs(network: nn.Module, state: State, inputs: Sequence[Any]) -> Tensor:
     """All outputs for each input, as a matrix (inputs, numbers)."""
-    outputs = tree_leaves(torch.func.functional_call(network, dict(state), tuple(inputs)))
-    return torch.cat([out.reshape(len(out), -1) for out in outputs if isinstance(out, Tensor)], 1)
+    like = next(v for v in state.values() if v.is_floating_point())
+    unsaved = {  # buffers that a state does not hold
+        k: v.to(like)
+        for k, v in network.named_buffers()
+        if k not in state and v.is_floating_point()
+    }
+    counters = {k: v.clone() for k, v in state.items() if not v.is_floating_point()}
+    outputs = tree_leaves(
+        torch.func.functional_call(network, {**unsaved, **state, **counters}, tuple(inputs))
+    )
+    tensors = [out for out in outputs if isinstance(out, Tensor)]
+    rows = next((len(out) for out in tensors if out.dim()), 1)
+    matrices = [
+        out.reshape(rows, -1)
+        if out.dim() and len(out) == rows
+        else out.reshape(1, -1).expand(rows, -1)
+        for out in tensors
+    ]
+    return torch.cat(matrices, 1)

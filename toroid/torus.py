@@ -194,15 +194,37 @@ def geodesic(
         >>> round(distance(a, middle, symmetry) / distance(a, b, symmetry), 4)
         0.5
     """
-    _check_torus(a, b, symmetry, bias)
-    result = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+    return great_circles(a, b, t, symmetry, joinable(a, b, symmetry, bias), bias)
+
+
+def joinable(a: State, b: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
+    """The angles between two states that one geodesic joins; an error where none is shortest."""
+    found = angles(a, b, symmetry, bias=bias)
     for scale in symmetry.scales:
-        first, second = scale.vectors(a, bias), scale.vectors(b, bias)
-        theta = _angle(first, second)
-        _check_antipodal(scale, theta)
-        weights = [_sine_ratio(theta, s)[:, None] for s in (1 - t, t)]
-        _write(result, scale, weights[0] * first + weights[1] * second, bias)
-    return result
+        _check_antipodal(scale, found[scale.name])
+    return found
+
+
+def great_circles(
+    a: State, b: State, t: float, symmetry: Symmetry, theta: dict[str, Tensor], bias: str
+) -> dict[str, Tensor]:
+    """`geodesic` for angles that are known; what a unit is multiplied by is laid along its axes."""
+    weights: dict[str, list[Tensor]] = {}
+    for scale in symmetry.scales:
+        ends = [(_sine_ratio(theta[scale.name], s), s) for s in (1 - t, t)]
+        for axis in scale.sphere(bias):
+            like = a[axis.parameter]
+            lines = [axis.spread(weight, like, fill=s) for weight, s in ends]
+            if axis.parameter in weights:  # other units have other positions of it
+                own = axis.spread(torch.ones_like(ends[0][0]), like, fill=0.0) > 0
+                pairs = zip(lines, weights[axis.parameter], strict=True)
+                lines = [torch.where(own, line, other) for line, other in pairs]
+            weights[axis.parameter] = lines
+    curved = {k: torch.mul(a[k], near).addcmul_(b[k], far) for k, (near, far) in weights.items()}
+    return {
+        k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
+        for k, v in a.items()
+    }
 
 
 def _sine_ratio(theta: Tensor, t: float) -> Tensor:

@@ -1,0 +1,215 @@
+"""The ways to match: which unit of one network is which of the other.
+
+Each takes two states and gives `Moves`. Front to back on incoming weights (the paper's), from there
+on by coordinate descent, or by what the units do on data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import _graph
+from ._checks import State
+from ._groups import Axis, Group, Scale, Symmetry
+from ._overlaps import Moves, Overlaps, assign
+
+
+class Similarity(NamedTuple):
+    """Of all pairs of units: what a flip of one of them leaves as it is, and what it negates."""
+
+    plain: Tensor
+    odd: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """With the better sign."""
+        return self.plain + self.odd.abs()
+
+    def signs(self, permutation: Tensor) -> Tensor:
+        """The better sign of each pair."""
+        return 1 - 2 * (self.odd[torch.arange(len(permutation)), permutation] < 0).long().cpu()
+
+
+def sequential(overlaps: Overlaps, symmetry: Symmetry, keep: bool) -> Moves:
+    """Match a group, permute its producers and consumers, go on to the next."""
+    moves, waiting = Moves.none(symmetry), _waiting(symmetry)
+    for group in symmetry.groups:
+        _choose(group, symmetry, moves, partial(_cosines, overlaps, moves, waiting))
+        for axis in group.axes:
+            waiting[axis.parameter] -= Counter([axis.place])
+        if not keep:
+            overlaps.forget(group)
+    return moves
+
+
+def _choose(
+    group: Group, symmetry: Symmetry, moves: Moves, similarity: Callable[..., Similarity]
+) -> None:
+    """Match the units of one group. Sets are compared by the best match of what is inside them."""
+    kinds = symmetry.inside(group)
+    if not kinds:
+        found = similarity(group)
+        moves.permutations[group.name] = permutation = assign(found.best)
+        if group.flip:
+            moves.signs[group.name] = found.signs(permutation)
+        return
+    score = torch.zeros(group.size, group.size)
+    for parts in kinds:
+        best = similarity(_joined(parts), sure=True).best.unflatten(0, (group.size, -1))
+        best = best.unflatten(2, (group.size, -1)).transpose(1, 2)  # (set, set, unit, unit)
+        for i, j in torch.cartesian_prod(*[torch.arange(group.size)] * 2).tolist():
+            inner = assign(best[i, j])
+            score[i, j] += float(best[i, j, torch.arange(len(inner)), inner].sum())
+    moves.permutations[group.name] = assign(score)
+
+
+def _joined(parts: Sequence[Group]) -> Group:
+    """The units of several groups that lie in the same places, as one group."""
+
+    def joined(scales: Sequence[Scale]) -> Scale:
+        axes = zip(*(scale.axes for scale in scales), strict=True)
+        return replace(
+            scales[0],
+            axes=tuple(replace(x[0], index=sum((axis.index for axis in x), ())) for x in axes),
+        )
+
+    scales = tuple(map(joined, zip(*(part.scales for part in parts), strict=True)))
+    flips = [part.flip for part in parts if part.flip]
+    name = " + ".join(part.name for part in parts)
+    return Group(name, scales, joined(flips) if flips else None)
+
+
+def _waiting(symmetry: Symmetry) -> dict[str, Counter]:
+    """For each parameter the places that units not yet matched scramble, and how many groups do."""
+    waiting: dict[str, Counter] = defaultdict(Counter)
+    for group in symmetry.groups:
+        for axis in group.axes:
+            waiting[axis.parameter][axis.place] += 1
+    return waiting
+
+
+def _cosines(
+    overlaps: Overlaps,
+    moves: Moves,
+    waiting: Mapping[str, Counter],
+    group: Group,
+    sure: bool = False,
+) -> Similarity:
+    """Cosines between all pairs of units: the mean over the group's vectors that are in order.
+
+    If none is, all are taken as they are; or, to be `sure`, none.
+    """
+
+    def in_order(axis: Axis) -> bool:
+        return not waiting[axis.parameter].keys() - {axis.place}
+
+    ready = [[axis for axis in axes if in_order(axis)] for axes in _makers(group)]
+    vectors = [axes for axes in (ready if sure or any(ready) else _makers(group)) if axes]
+    total = overlaps.like.new_zeros(2, group.size, group.size)
+    for axes in vectors:
+        products = torch.zeros_like(total)
+        norms = torch.zeros_like(total[:, 0])  # of the reference's units, and of the network's
+        for axis in axes:
+            overlap = overlaps.of(group, axis)
+            products[int(group.flips(axis))] += overlap.values(moves)
+            norms += overlap.norms(moves)
+        total += _over(products, *norms.sqrt()) / len(vectors)
+    return Similarity(*total)
+
+
+def _makers(group: Group) -> list[list[Axis]]:
+    """For each scale of a group the weights that make its units."""
+    return [[a for a in scale.axes if a.role in ("out", "late")] for scale in group.scales]
+
+
+def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Products divided by both norms; 0 where a norm is."""
+    a, b = (torch.where(norm > 0, norm, torch.inf) for norm in (a, b))
+    return products / (a[:, None] * b)
+
+
+def descend(
+    overlaps: Overlaps, symmetry: Symmetry, start: Moves, restarts: int, seed: int
+) -> Moves:
+    """The best of several coordinate descents; never worse than the start."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = [start, *[Moves.none(symmetry)] * restarts]
+    ends = [overlaps.descend(moves, generator) for moves in starts]
+    return max(ends, key=overlaps.objective) if restarts else ends[0]
+
+
+def by_activation(
+    state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Tensor
+) -> Moves:
+    """Match the correlations of the units' values over data."""
+    first, second = (_graph.values_at_weights(model, s, inputs) for s in (to, state))
+    moves = Moves.none(symmetry)
+    done = set[str]()
+    for group in symmetry.groups:
+        if group.name in done:
+            continue
+        _choose(group, symmetry, moves, partial(_correlations, first, second))
+        for parts in symmetry.inside(group):
+            found = _correlations(first, second, _joined(parts))
+            for slot, part in enumerate(parts):
+                source = int(moves.permutations[group.name][slot])
+                place = [slice(i * part.size, (i + 1) * part.size) for i in (slot, source)]
+                block = Similarity(*(x[place[0], place[1]] for x in found))
+                moves.permutations[part.name] = permutation = assign(block.best)
+                if part.flip:
+                    moves.signs[part.name] = block.signs(permutation)
+                done.add(part.name)
+    return moves
+
+
+def _correlations(
+    to: _graph.Values, run: _graph.Values, group: Group, sure: bool = True
+) -> Similarity:
+    """Correlations between all pairs of units, over images and places; the mean over weights."""
+    pairs = list(zip(_units(to, group), _units(run, group), strict=True))
+    total = torch.zeros(2, group.size, group.size, dtype=torch.float64)
+    for (axis, a), (_, b) in pairs:
+        a, b = (unit_length(x - x.mean(1, keepdim=True)) for x in (a, b))
+        total[int(group.flips(axis))] += (a @ b.T).to(total) / len(pairs)
+    return Similarity(*total)
+
+
+def _units(run: _graph.Values, group: Group) -> list[tuple[Axis, Tensor]]:
+    """The values of a group's units, once for each weight that reads or makes them."""
+
+    def at(role: str, side: int) -> list[tuple[Axis, Tensor]]:
+        found = (
+            (axis, run[axis.parameter][side])
+            for axis in group.axes
+            if axis.role == role and axis.span == 1 and axis.parameter in run
+        )
+        return [(a, x[a.positions].flatten(1)) for a, x in found if int(a.positions.max()) < len(x)]
+
+    return at("in", 0) + at("out", 1)
+
+
+def unit_length(rows: Tensor) -> Tensor:
+    """Rows divided by their norm, whatever their size; zero rows stay zero."""
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    largest = rows.abs().amax(1, keepdim=True)
+    return nn.functional.normalize(rows / torch.where(largest > 0, largest, 1), dim=1)
+
+
+def cosines_of_pairs(state: State, to: State, group: Group) -> Tensor:
+    """The cosine of each unit with its partner: the mean over the group's vectors."""
+    vectors = [axes for axes in _makers(group) if axes]
+    if not vectors:
+        return torch.zeros(group.size)
+
+    def rows(s: State, axes: list[Axis]) -> Tensor:
+        return torch.cat([axis.rows(s[axis.parameter]) for axis in axes], 1)
+
+    pairs = [(rows(state, axes), rows(to, axes)) for axes in vectors]
+    return torch.stack([torch.cosine_similarity(a, b) for a, b in pairs]).mean(0).cpu()
