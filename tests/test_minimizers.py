@@ -39,7 +39,7 @@ def test_every_field_and_setting_changes_the_key():
         )
     ]
     changes = {"epochs": 2, "batch_size": 64, "lr": 0.2, "momentum": 0.5, "nesterov": False, "weight_decay": 0.0,
-               "schedule": "steps", "augment": True}  # fmt: skip
+               "schedule": "steps", "augment": True, "precision": "bfloat16"}  # fmt: skip
     assert changes.keys() == base.settings.keys()
     others += [
         dataclasses.replace(base, settings={**base.settings, k: v}) for k, v in changes.items()

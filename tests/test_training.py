@@ -6,7 +6,7 @@ import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
-from toroid import training
+from toroid import _loop, training
 from toroid.data import Dataset
 
 
@@ -77,6 +77,22 @@ def test_many_at_once_are_the_same_as_one_by_one(digits, architecture, stacked):
         alone = training.sgd(model, data, generator=generator(seed), **rule)
         assert gap(trained.state, alone.state) < 1e-9
         assert trained.history["loss"].tolist() == pytest.approx(alone.history["loss"].tolist())
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_bfloat16_is_near_and_leaves_the_weights_in_their_precision(digits, stacked):
+    torch.manual_seed(0)
+    models = [toroid.vgg16_bn(digits.shape, width=0.05) for _ in range(2)]
+    rule = {"epochs": 2, "batch_size": 50, "lr": 0.02, "stacked": stacked}
+
+    def run(precision):
+        generators = [generator(0), generator(1)]
+        return training.sgd_many(models, digits, generators=generators, precision=precision, **rule)
+
+    for exact, rough in zip(run("float32"), run("bfloat16"), strict=True):
+        assert rough.state["0.weight"].dtype == torch.float32
+        assert gap(exact.state, rough.state) > 0
+        assert rough.history["loss"].tolist() == pytest.approx(exact.history["loss"], rel=0.05)
 
 
 class Walk:
@@ -364,7 +380,7 @@ def test_schedules_start_at_one_and_fall():
 @given(st.integers(0, 1000))
 def test_augmentation_shifts_and_flips(seed):
     image = torch.arange(1.0, 37).view(1, 1, 6, 6)
-    moved = training._augment(image.expand(4, 2, 6, 6), generator(seed), shift=2)
+    moved = _loop.augment(image.expand(4, 2, 6, 6), generator(seed), shift=2)
     padded = torch.nn.functional.pad(image, [2] * 4)[0, 0]
     views = [padded[y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
     views += [view.flip(1) for view in views]
@@ -375,7 +391,7 @@ def test_augmentation_shifts_and_flips(seed):
 
 def test_augmentation_reaches_every_view():
     image = torch.arange(1.0, 26).view(1, 1, 5, 5).expand(2000, 1, 5, 5)
-    moved = training._augment(image, generator(), shift=1)
+    moved = _loop.augment(image, generator(), shift=1)
     assert len(moved.flatten(1).unique(dim=0)) == 9 * 2
 
 
@@ -385,6 +401,10 @@ def test_bad_input_says_what_is_wrong(digits):
         ValueError, match="schedule is 'linear'; it can be 'constant', 'cosine', 'steps'"
     ):
         training.sgd(model, digits, epochs=1, schedule="linear", generator=generator())
+    with pytest.raises(ValueError, match="precision is 'half'; it can be 'float32', 'bfloat16'"):
+        training.sgd(model, digits, epochs=1, precision="half", generator=generator())
+    with pytest.raises(ValueError, match="batch_size is 0; it must be positive"):
+        training.sgd(model, digits, epochs=1, batch_size=0, generator=generator())
     with pytest.raises(ValueError, match="epochs is -1"):
         training.sgd(model, digits, epochs=-1, generator=generator())
     with pytest.raises(FloatingPointError, match=r"epoch .* smaller lr than 1000000"):

@@ -41,7 +41,7 @@ ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
 }  # fmt: skip
 
 #: Settings of a training that are not part of a description, or are given by it.
-_NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint"}
+_NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint", "settings"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,9 @@ class Minimizer:
 
 def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Every setting of an algorithm, in its declared type."""
-    parameters = inspect.signature(ALGORITHMS[algorithm]).parameters
+    own = inspect.signature(ALGORITHMS[algorithm]).parameters
+    shared = inspect.signature(training.Settings).parameters
+    parameters = {**shared, **own}
     known = {name: p.default for name, p in parameters.items() if name not in _NOT_SETTINGS}
     if unknown := sorted(settings.keys() - known.keys()):
         raise ValueError(
@@ -164,10 +166,10 @@ def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     complete = {**known, **settings}
     if missing := sorted(name for name, v in complete.items() if v is inspect.Parameter.empty):
         raise ValueError(f"{algorithm} needs the setting {', '.join(missing)}")
-    if "schedule" in complete:
-        check_choice("schedule", complete["schedule"], tuple(training.SCHEDULES))
     kinds = {name: str(parameters[name].annotation) for name in complete}
-    return MappingProxyType({k: _typed(k, kinds[k], v) for k, v in complete.items()})
+    complete = {k: _typed(k, kinds[k], v) for k, v in complete.items()}
+    training.Settings(**{k: v for k, v in complete.items() if k in shared})  # its own checks
+    return MappingProxyType(complete)
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:

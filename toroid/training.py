@@ -1,47 +1,28 @@
 """Training, in plain PyTorch with the data resident: minimizers of chosen flatness.
 
-Every algorithm starts from a model's own weights and returns a `Trained`. What they share is an
-epoch's walk over the data; each has its own step. Several networks of one shape can share the walk:
-the replicas of `replicated_sgd`, or the seeds of `sgd`.
+Every algorithm starts from a model's own weights and returns a `Trained`. They share `Settings` and
+the loop over the epochs; each has its own step.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import math
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.functional import cross_entropy, pad
-from tqdm.auto import tqdm
 
-from ._checks import check_choice
-from ._graph import structure
+from ._loop import SCHEDULES, Checkpoint, Loop, Networks, Settings
 from .data import Dataset
 from .landscape import evaluate, refresh
 
 __all__ = [
-    "SCHEDULES", "Checkpoint", "Trained", "adversarial", "entropy_sgd", "replicated_sgd", "sam",
-    "sgd", "sgd_many", "swa",
+    "SCHEDULES", "Checkpoint", "Settings", "Trained", "adversarial", "entropy_sgd",
+    "replicated_sgd", "sam", "sgd", "sgd_many", "swa",
 ]  # fmt: skip
-
-#: Factor on the learning rate as a function of the fraction of the training that is done.
-SCHEDULES = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-    "steps": lambda done: 0.2 ** ((done >= 1 / 2) + (done >= 3 / 4)),  # epochs 150 and 225 of 300
-}
 
 
 @dataclass(frozen=True)
@@ -62,267 +43,38 @@ class Trained:
     report: dict[str, Any] = field(default_factory=lambda: {"failed": ""})
 
 
-class Checkpoint:
-    """A file that a training is cut off and goes on from, with the same final bits.
-
-    It holds all that changes from epoch to epoch, is replaced as a whole after each, and is not a
-    pickle.
-
-    Args:
-        path: A safetensors file; it need not exist.
-
-    Example:
-        >>> import tempfile, torch, toroid
-        >>> train, _ = toroid.data.load("digits")
-        >>> model = toroid.mlp(train.shape, classes=10, hidden=(8,))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     checkpoint = Checkpoint(f"{folder}/run.safetensors")
-        ...     options = {"generator": torch.Generator(), "checkpoint": checkpoint}
-        ...     trained = sgd(model, train, epochs=2, **options)
-        ...     again = sgd(model, train, epochs=2, **options)  # nothing is left to do
-        >>> bool((trained.state["1.weight"] == again.state["1.weight"]).all())
-        True
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        """Name the file."""
-        self.path = Path(path)
-
-    def part(self, name: str) -> Checkpoint:
-        """That of one part of a training."""
-        return Checkpoint(self.path.with_suffix(f".{name}{self.path.suffix}"))
-
-    def remove(self) -> None:
-        """Delete the file, and those of parts."""
-        for path in self.path.parent.glob(f"{self.path.stem}.*"):
-            path.unlink(missing_ok=True)
-
-    def save(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Replace what is there."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(f".{platform.node()}-{os.getpid()}.part")
-        flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(flat, part, {"record": json.dumps(record)})
-        part.replace(self.path)
-
-    def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved; None if nothing was, or the file cannot be read."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                tensors = {k: file.get_tensor(k).to(device) for k in file.keys()}  # noqa: SIM118
-                return tensors, json.loads(file.metadata()["record"])
-        except (FileNotFoundError, SafetensorError):
-            return None
-
-
-class _Networks:
-    """Networks of one shape that are trained together: each its own weights and buffers.
-
-    On a GPU they run as one (`vmap` over stacked tensors), elsewhere one after the other, which
-    there is faster (benchmarks/training.py). The results are the same within rounding.
-    """
-
-    def __init__(
-        self, models: Sequence[nn.Module], device: torch.device, stacked: bool | None = None
-    ) -> None:
-        states = [m.state_dict() for m in models]
-        self.state = {
-            k: torch.stack([s[k].detach().to(device) for s in states]) for k in states[0]
-        }  # each (networks, ...)
-        free = [k for k, p in models[0].named_parameters() if p.requires_grad]
-        self.weights = {k: self.state[k].requires_grad_() for k in free}
-        self.module = structure(models[0]).train()
-        self.stacked = device.type == "cuda" and len(models) > 1 if stacked is None else stacked
-
-    def outputs(self, images: Tensor) -> Tensor:
-        """(networks, batch, classes) for images (networks, batch, ...)."""
-
-        def one(state: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.module, state, (x,))
-
-        if self.stacked:
-            return vmap(one, randomness="different")(self.state, images)
-        count = len(images)
-        return torch.stack(
-            [one({k: v[i] for k, v in self.state.items()}, images[i]) for i in range(count)]
-        )
-
-    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of each network, and how many it gets wrong."""
-        outputs = self.outputs(images)
-        losses = cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
-        wrong = (outputs.detach().argmax(2) != labels).sum(1)
-        return losses.view(labels.shape).mean(1), wrong
-
-    def single(self, index: int = 0) -> dict[str, Tensor]:
-        """The state of one network."""
-        return {k: v[index].detach() for k, v in self.state.items()}
-
-
-def _walk(
-    networks: _Networks,
+def _loop(
+    models: Sequence[nn.Module],
     train: Dataset,
     generators: Sequence[torch.Generator],
-    optimizer: torch.optim.Optimizer,
-    step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    *,
-    epochs: int,
-    batch_size: int,
-    rate: Callable[[float], float],
-    augment: bool = False,
-    progress: bool = False,
-    after: Callable[[int], dict[str, float] | None] = lambda epoch: {},
-    checkpoint: Checkpoint | None = None,
-    memory: Mapping[str, Tensor] | None = None,
-) -> list[pd.DataFrame]:
-    """Epochs over the data, each network in its own order; `after` an epoch None ends the walk.
-
-    `memory` is what an algorithm remembers from epoch to epoch, changed in place.
-
-    Returns:
-        The history of each network.
-    """
-    count, device = len(generators), train.images.device
-    batch_size = min(batch_size, len(train))
-    batches = len(train) // batch_size  # an epoch leaves out the remainder, another one each time
-    steps = max(1, epochs * batches)
-    group = optimizer.param_groups[0]
-    first = group["lr"]
-    rows: list[list[dict]] = [[] for _ in generators]
-    saved = checkpoint and checkpoint.load(device)
-    if saved:
-        _restore(saved[0], networks, optimizer, generators, memory or {})
-        rows = saved[1]["rows"]
-    done = len(rows[0]) * batches
-    ahead = range(len(rows[0]), epochs if not saved or not saved[1]["ended"] else 0)
-    for epoch in tqdm(ahead, disable=not progress, leave=False):
-        loss, wrong = torch.zeros(2, count, device=device)
-        lr = first * rate(done / steps)
-        orders = torch.stack([torch.randperm(len(train), generator=g) for g in generators])
-        for batch in orders[:, : batches * batch_size].to(device).split(batch_size, 1):
-            images, labels = train.images[batch], train.labels[batch]
-            if augment:
-                pairs = zip(images, generators, strict=True)
-                images = torch.stack([_augment(x, g) for x, g in pairs])
-            group["lr"] = first * rate(done / steps)
-            losses, errors = step(images, labels)
-            done += 1
-            loss += losses.detach() / batches
-            wrong += errors / (batches * batch_size)
-        if not loss.isfinite().all():
-            raise FloatingPointError(
-                f"the loss is {float(loss.max())} in epoch {epoch}; a smaller lr than {first} may "
-                "help"
-            )
-        more = after(epoch)
-        for history, mean, error in zip(rows, loss.tolist(), wrong.tolist(), strict=True):
-            history.append({"epoch": epoch, "lr": lr, "loss": mean, "error": error, **(more or {})})
-        if checkpoint:
-            tensors = _all_that_changes(networks, optimizer, generators, memory or {})
-            checkpoint.save(tensors, {"rows": rows, "ended": more is None})
-        if more is None:
-            break
-    columns = ["epoch", "lr", "loss", "error"]
-    return [pd.DataFrame(h) if h else pd.DataFrame(columns=columns) for h in rows]
-
-
-def _all_that_changes(
-    networks: _Networks,
-    optimizer: torch.optim.Optimizer,
-    generators: Sequence[torch.Generator],
-    memory: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """By name: weights and buffers, momenta, the generators' states, an algorithm's memory."""
-    momenta = {k: optimizer.state[w].get("momentum_buffer") for k, w in networks.weights.items()}
-    return {
-        **{f"state.{k}": v for k, v in networks.state.items()},
-        **{f"momentum.{k}": v for k, v in momenta.items() if v is not None},
-        **{f"generator.{i}": g.get_state() for i, g in enumerate(generators)},
-        **{f"memory.{k}": v for k, v in memory.items()},
-    }
-
-
-@torch.no_grad()
-def _restore(
-    saved: Mapping[str, Tensor],
-    networks: _Networks,
-    optimizer: torch.optim.Optimizer,
-    generators: Sequence[torch.Generator],
-    memory: Mapping[str, Tensor],
-) -> None:
-    """Put back what `_all_that_changes` gave."""
-    for k, v in networks.state.items():
-        v.copy_(saved[f"state.{k}"])
-    for k, w in networks.weights.items():
-        if f"momentum.{k}" in saved:
-            optimizer.state[w]["momentum_buffer"] = saved[f"momentum.{k}"]
-    for i, generator in enumerate(generators):
-        generator.set_state(saved[f"generator.{i}"].cpu())
-    for k, v in memory.items():
-        v.copy_(saved[f"memory.{k}"])
-
-
-def _plain(networks: _Networks, optimizer: torch.optim.Optimizer) -> Callable:
-    """A step down the gradient; the networks do not see each other."""
-
-    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        losses, wrong = networks.losses(images, labels)
-        optimizer.zero_grad()
-        losses.sum().backward()
-        optimizer.step()
-        return losses, wrong
-
-    return step
-
-
-def _check(schedule: str, epochs: int) -> None:
-    check_choice("schedule", schedule, tuple(SCHEDULES))
-    if epochs < 0:
-        raise ValueError(f"epochs is {epochs}; it must not be negative")
-
-
-def _optimizer(
-    networks: _Networks, lr: float, momentum: float, nesterov: bool, decay: float
-) -> torch.optim.SGD:
-    return torch.optim.SGD(
-        networks.weights.values(), lr, momentum, weight_decay=decay,
-        nesterov=nesterov and momentum > 0,
-    )  # fmt: skip
+    settings: Settings,
+    progress: bool,
+    checkpoint: Checkpoint | None,
+    stacked: bool | None = None,
+) -> Loop:
+    networks = Networks(models, train.images.device, settings.precision, stacked)
+    return Loop(networks, train, generators, settings, progress, checkpoint)
 
 
 def sgd(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    batch_size: int = 128, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = True,
-    weight_decay: float = 5e-4, schedule: str = "cosine", augment: bool = False,
-    progress: bool = False, checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Trained:  # fmt: skip
     """Stochastic gradient descent on the cross-entropy, from the model's own weights.
-
-    The settings of the paper's authors (their code for arXiv 2006.07897) are the defaults, but for
-    the schedule, which is theirs with ``"steps"``.
 
     Args:
         model: Where to start; it is not changed.
         train: Training data; the training runs on its device.
-        epochs: Passes over the data; 0 returns the start.
         generator: Draws the order of the images and the augmentation (on the CPU).
-        batch_size: Images in a step, at most all of them; an epoch leaves out the remainder
-            (another one each time).
-        lr: Learning rate at the start.
-        momentum: In [0, 1).
-        nesterov: Nesterov's momentum (ignored without momentum).
-        weight_decay: Times the weights, added to the gradient.
-        schedule: ``"cosine"`` to 0, ``"steps"`` (divided by 5 at 1/2 and 3/4 of the epochs),
-            ``"constant"``.
-        augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right.
         progress: Show a progress bar.
         checkpoint: Where to save each epoch, and to go on from.
+        **settings: Those of `Settings`; ``epochs`` is needed.
 
     Returns:
         The trained state and the history.
 
     Raises:
-        ValueError: If the schedule is unknown or epochs negative.
+        ValueError: If a setting is none that there is.
         FloatingPointError: If the loss is no longer finite; names the epoch.
 
     Example:
@@ -334,19 +86,15 @@ def sgd(
         True
     """
     (trained,) = sgd_many(
-        [model], train, epochs=epochs, generators=[generator], batch_size=batch_size, lr=lr,
-        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
-        augment=augment, progress=progress, checkpoint=checkpoint,
-    )  # fmt: skip
+        [model], train, generators=[generator], progress=progress, checkpoint=checkpoint, **settings
+    )
     return trained
 
 
 def sgd_many(
     models: Sequence[nn.Module], train: Dataset, *, generators: Sequence[torch.Generator],
-    epochs: int, batch_size: int = 128, lr: float = 0.1, momentum: float = 0.9,
-    nesterov: bool = True, weight_decay: float = 5e-4, schedule: str = "cosine",
-    augment: bool = False, progress: bool = False, stacked: bool | None = None,
-    checkpoint: Checkpoint | None = None,
+    progress: bool = False, checkpoint: Checkpoint | None = None, stacked: bool | None = None,
+    **settings: Any,
 ) -> list[Trained]:  # fmt: skip
     """`sgd` for several models of one shape at once, each with its own generator.
 
@@ -356,17 +104,10 @@ def sgd_many(
         models: Where to start; they are not changed.
         train: As in `sgd`.
         generators: One for each model.
-        epochs: As in `sgd`.
-        batch_size: As in `sgd`.
-        lr: As in `sgd`.
-        momentum: As in `sgd`.
-        nesterov: As in `sgd`.
-        weight_decay: As in `sgd`.
-        schedule: As in `sgd`.
-        augment: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         stacked: Run them as one network of stacked tensors; by default on a GPU.
+        **settings: Those of `Settings`.
 
     Returns:
         One `Trained` for each model.
@@ -383,25 +124,17 @@ def sgd_many(
         >>> len(sgd_many(models, train, generators=generators, epochs=1))
         2
     """
-    _check(schedule, epochs)
     if len(models) != len(generators):
         raise ValueError(f"{len(models)} models, but {len(generators)} generators")
-    networks = _Networks(models, train.images.device, stacked)
-    optimizer = _optimizer(networks, lr, momentum, nesterov, weight_decay)
-    histories = _walk(
-        networks, train, generators, optimizer, _plain(networks, optimizer), epochs=epochs,
-        batch_size=batch_size, rate=SCHEDULES[schedule], augment=augment, progress=progress,
-        checkpoint=checkpoint,
-    )  # fmt: skip
-    return [Trained(networks.single(i), history) for i, history in enumerate(histories)]
+    loop = _loop(models, train, generators, Settings(**settings), progress, checkpoint, stacked)
+    histories = loop.run()
+    return [Trained(loop.networks.single(i), history) for i, history in enumerate(histories)]
 
 
 def replicated_sgd(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    replicas: int = 3, gmax: float = 1e4, batch_size: int = 128, lr: float = 0.1,
-    momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-    schedule: str = "cosine", augment: bool = False, progress: bool = False,
-    checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, replicas: int = 3,
+    gmax: float = 1e4, progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Any,
 ) -> Trained:  # fmt: skip
     """Replicas that are drawn together while they train: SGD that looks for flat minima.
 
@@ -414,20 +147,13 @@ def replicated_sgd(
     Args:
         model: The first replica starts from it; the others from fresh weights of its layers.
         train: As in `sgd`.
-        epochs: As in `sgd`.
         generator: Draws the fresh weights and, for each replica, order and augmentation.
         replicas: How many.
         gmax: How much g grows over the training. The pull is a step of ``2 lr g``, which must stay
             below 1 or so: a small network, whose g starts high, needs a smaller one.
-        batch_size: As in `sgd`.
-        lr: As in `sgd`; multiplied by `replicas`.
-        momentum: As in `sgd`.
-        nesterov: As in `sgd`.
-        weight_decay: As in `sgd`.
-        schedule: As in `sgd`.
-        augment: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
+        **settings: Those of `Settings`.
 
     Returns:
         The centre; a history (the mean over the replicas) with ``coupling`` g and ``distance``, the
@@ -447,62 +173,56 @@ def replicated_sgd(
         >>> trained.report["distance"] < 0.01
         True
     """
-    _check(schedule, epochs)
     if replicas < 2:
         raise ValueError(f"replicas is {replicas}; it must be at least 2")
+    shared = Settings(**settings)
     models = [model, *(_fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]
-    networks = _Networks(models, train.images.device)
-    optimizer = _optimizer(networks, lr * replicas, momentum, nesterov, weight_decay)
+    faster = Settings(**{**vars(shared), "lr": shared.lr * replicas})
+    loop = _loop(models, train, generators, faster, progress, checkpoint)
+    networks = loop.networks
     losses = [evaluate(networks.single(i), model, train).loss for i in range(replicas)]
-    coupling = torch.tensor(
+    coupling = loop.memory["coupling"] = torch.tensor(
         sum(losses) / replicas / _distance(networks).item(), dtype=torch.float64
     )
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
-        optimizer.zero_grad()
+        loop.optimizer.zero_grad()
         (losses.mean() + float(coupling) * _distance(networks)).backward()
-        optimizer.step()
+        loop.optimizer.step()
         return losses, wrong
 
     def after(epoch: int) -> dict[str, float]:
         now = {"coupling": float(coupling), "distance": _relative(networks)}
-        coupling.mul_(gmax ** (1 / epochs))
+        coupling.mul_(gmax ** (1 / shared.epochs))
         return now
 
-    histories = _walk(
-        networks, train, generators, optimizer, step, epochs=epochs, batch_size=batch_size,
-        rate=SCHEDULES[schedule], augment=augment, progress=progress, after=after,
-        checkpoint=checkpoint, memory={"coupling": coupling},
-    )  # fmt: skip
-    centre = refresh(_mean([networks.single(i) for i in range(replicas)]), model, train)
+    history = pd.concat(loop.run(step, after)).groupby("epoch", as_index=False).mean()
+    states = [networks.single(i) for i in range(replicas)]
+    centre = refresh(_mean(states), model, train)
     distance = _relative(networks)
+    apart = f"the replicas are {distance:.2g} apart, not collapsed"
     report = {
-        "failed": ""
-        if distance < 0.01
-        else f"the replicas are {distance:.2g} apart, not collapsed",
+        "failed": "" if distance < 0.01 else apart,
         "distance": distance,
-        "replica_errors": [
-            evaluate(networks.single(i), model, train).error for i in range(replicas)
-        ],
+        "replica_errors": [evaluate(state, model, train).error for state in states],
         "centre_error": evaluate(centre, model, train).error,
     }
-    history = pd.concat(histories).groupby("epoch", as_index=False).mean()
     return Trained(centre, history, report)
 
 
-def _distance(networks: _Networks) -> Tensor:
+def _distance(networks: Networks) -> Tensor:
     """Mean over the networks of the squared distance from their centre, which is held fixed."""
     squares = [(w - w.detach().mean(0)).square().sum() / len(w) for w in networks.weights.values()]
     return torch.stack(squares).sum()
 
 
-def _relative(networks: _Networks) -> float:
+@torch.no_grad()
+def _relative(networks: Networks) -> float:
     """Root mean square distance from the centre, over the centre's norm."""
-    with torch.no_grad():
-        centre = [w.mean(0).square().sum() for w in networks.weights.values()]
-        return float((_distance(networks) / torch.stack(centre).sum()).sqrt())
+    centre = [w.mean(0).square().sum() for w in networks.weights.values()]
+    return float((_distance(networks) / torch.stack(centre).sum()).sqrt())
 
 
 def _mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -531,10 +251,11 @@ def _fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def adversarial(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    repeats: int = 1, zeroed: float = 0.1, confusion_epochs: int = 350, confusion_lr: float = 0.1,
-    batch_size: int = 128, lr: float = 0.1, momentum: float = 0.0, schedule: str = "constant",
-    progress: bool = False, checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, repeats: int = 1,
+    zeroed: float = 0.1, confusion_epochs: int = 350, confusion_lr: float = 0.1,
+    momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
+    schedule: str = "constant", progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Any,
 ) -> Trained:  # fmt: skip
     """SGD from an adversarial initialisation: a minimum that generalises badly.
 
@@ -545,18 +266,18 @@ def adversarial(
     Args:
         model: Where to start; it is not changed.
         train: As in `sgd`.
-        epochs: On the true labels.
         generator: Draws the confusion set, its labels, and the order of the images.
         repeats: Copies of each image in the confusion set (the source: 1 to 10).
         zeroed: Fraction of their entries that are set to zero.
         confusion_epochs: On the random labels, at most.
         confusion_lr: Learning rate there, divided by 10 at 3/7 and 5/7 (epochs 150 and 250 of 350).
-        batch_size: As in `sgd`.
-        lr: As in `sgd`.
-        momentum: As in `sgd`.
-        schedule: As in `sgd`.
+        momentum: On the true labels, as the settings that follow.
+        nesterov: As in `Settings`.
+        weight_decay: As in `Settings`.
+        schedule: As in `Settings`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
+        **settings: The others of `Settings`.
 
     Returns:
         The trained state; a history of both parts (column ``labels``: random, true); and a report
@@ -575,28 +296,28 @@ def adversarial(
         >>> trained.report["failed"]
         'the random labels were not learnt: ...
     """
-    _check(schedule, epochs)
+    true = Settings(
+        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
+        **settings,
+    )  # fmt: skip
+    plain = Settings(
+        confusion_epochs, true.batch_size, confusion_lr, momentum=0.0, weight_decay=0.0,
+        precision=true.precision,
+    )  # fmt: skip
     confusion = _confusion(train, repeats, zeroed, generator)
-    networks = _Networks([model], train.images.device)
-    optimizer = _optimizer(networks, confusion_lr, 0.0, False, 0.0)
+    part = checkpoint.part if checkpoint else lambda name: None
+    loop = _loop([model], confusion, [generator], plain, progress, part("random"))
+    networks = loop.networks
 
     def learnt(epoch: int) -> dict[str, float] | None:
-        error = evaluate(networks.single(), model, confusion).error
-        return None if error <= 1e-4 else {}
+        return None if evaluate(networks.single(), model, confusion).error <= 1e-4 else {}
 
-    (first,) = _walk(
-        networks, confusion, [generator], optimizer, _plain(networks, optimizer),
-        epochs=confusion_epochs, batch_size=batch_size, progress=progress, after=learnt,
-        rate=lambda done: 0.1 ** ((done >= 3 / 7) + (done >= 5 / 7)),
-        checkpoint=checkpoint and checkpoint.part("random"),
-    )  # fmt: skip
+    def tenths(done: float) -> float:
+        return 0.1 ** ((done >= 3 / 7) + (done >= 5 / 7))
+
+    (first,) = loop.run(after=learnt, rate=tenths)
     confused = evaluate(networks.single(), model, confusion).error
-    optimizer = _optimizer(networks, lr, momentum, False, 0.0)
-    (second,) = _walk(
-        networks, train, [generator], optimizer, _plain(networks, optimizer), epochs=epochs,
-        batch_size=batch_size, rate=SCHEDULES[schedule], progress=progress,
-        checkpoint=checkpoint and checkpoint.part("true"),
-    )  # fmt: skip
+    (second,) = Loop(networks, train, [generator], true, progress, part("true")).run()
     error = evaluate(networks.single(), model, train).error
     failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
     if error > 0 and not failed:
@@ -615,10 +336,8 @@ def _confusion(train: Dataset, repeats: int, zeroed: float, generator: torch.Gen
 
 
 def sam(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    rho: float = 0.05, batch_size: int = 128, lr: float = 0.1, momentum: float = 0.9,
-    nesterov: bool = True, weight_decay: float = 5e-4, schedule: str = "cosine",
-    augment: bool = False, progress: bool = False, checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, rho: float = 0.05,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Trained:  # fmt: skip
     """Sharpness-aware minimisation: SGD with the gradient at ``w + ρ ∇L / |∇L|``.
 
@@ -627,18 +346,11 @@ def sam(
     Args:
         model: Where to start; it is not changed.
         train: As in `sgd`.
-        epochs: As in `sgd`.
         generator: As in `sgd`.
         rho: Length of the step uphill.
-        batch_size: As in `sgd`.
-        lr: As in `sgd`.
-        momentum: As in `sgd`.
-        nesterov: As in `sgd`.
-        weight_decay: As in `sgd`.
-        schedule: As in `sgd`.
-        augment: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
+        **settings: Those of `Settings`.
 
     Returns:
         The trained state and the history.
@@ -655,11 +367,9 @@ def sam(
         >>> toroid.evaluate(trained.state, model, test).error < 0.2
         True
     """
-    _check(schedule, epochs)
-    networks = _Networks([model], train.images.device)
-    optimizer = _optimizer(networks, lr, momentum, nesterov, weight_decay)
-    weights = list(networks.weights.values())
-    buffers = [v for k, v in networks.state.items() if k not in networks.weights]
+    loop = _loop([model], train, [generator], Settings(**settings), progress, checkpoint)
+    networks = loop.networks
+    weights, buffers = list(networks.weights.values()), list(networks.buffers.values())
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
@@ -668,25 +378,20 @@ def sam(
         before, kept = ([x.detach().clone() for x in group] for group in (weights, buffers))
         with torch.no_grad():
             torch._foreach_add_(weights, [g * (rho / norm.clamp_min(1e-12)) for g in uphill])
-        optimizer.zero_grad()
+        loop.optimizer.zero_grad()
         networks.losses(images, labels)[0].sum().backward()
         with torch.no_grad():
             torch._foreach_copy_([*weights, *buffers], [*before, *kept])
-        optimizer.step()
+        loop.optimizer.step()
         return losses, wrong
 
-    (history,) = _walk(
-        networks, train, [generator], optimizer, step, epochs=epochs, batch_size=batch_size,
-        rate=SCHEDULES[schedule], augment=augment, progress=progress, checkpoint=checkpoint,
-    )  # fmt: skip
+    (history,) = loop.run(step)
     return Trained(networks.single(), history)
 
 
 def swa(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    start: float = 0.75, batch_size: int = 128, lr: float = 0.1, momentum: float = 0.9,
-    nesterov: bool = True, weight_decay: float = 5e-4, schedule: str = "cosine",
-    augment: bool = False, progress: bool = False, checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, start: float = 0.75,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Trained:  # fmt: skip
     """Stochastic weight averaging: the mean of SGD's weights over its last epochs.
 
@@ -697,18 +402,11 @@ def swa(
     Args:
         model: Where to start; it is not changed.
         train: As in `sgd`.
-        epochs: As in `sgd`.
         generator: As in `sgd`.
         start: Fraction of the epochs before the averaging begins.
-        batch_size: As in `sgd`.
-        lr: As in `sgd`.
-        momentum: As in `sgd`.
-        nesterov: As in `sgd`.
-        weight_decay: As in `sgd`.
-        schedule: As in `sgd`, up to `start`.
-        augment: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
+        **settings: Those of `Settings`; the schedule is followed up to `start`.
 
     Returns:
         The averaged state and the history.
@@ -725,42 +423,34 @@ def swa(
         >>> toroid.evaluate(trained.state, model, test).error < 0.2
         True
     """
-    _check(schedule, epochs)
     if not 0 <= start < 1:
         raise ValueError(f"start is {start}; it must be in [0, 1)")
-    networks = _Networks([model], train.images.device)
-    optimizer = _optimizer(networks, lr, momentum, nesterov, weight_decay)
-    total = {k: torch.zeros_like(w[0]) for k, w in networks.weights.items()}
+    shared = Settings(**settings)
+    loop = _loop([model], train, [generator], shared, progress, checkpoint)
+    weights = loop.networks.weights
+    total = {k: torch.zeros_like(w[0]) for k, w in weights.items()}
     count = torch.zeros((), dtype=torch.long)
+    loop.memory.update(total, count=count)
 
     def after(epoch: int) -> dict[str, float]:
-        if epoch + 1 > start * epochs:
+        if epoch + 1 > start * shared.epochs:
             count.add_(1)
-            for name, weight in networks.weights.items():
+            for name, weight in weights.items():
                 total[name] += weight[0].detach()
         return {}
 
-    (history,) = _walk(
-        networks, train, [generator], optimizer, _plain(networks, optimizer), epochs=epochs,
-        batch_size=batch_size, rate=lambda done: SCHEDULES[schedule](min(done, start)),
-        augment=augment, progress=progress, after=after, checkpoint=checkpoint,
-        memory={**total, "count": count},
-    )  # fmt: skip
-    mean = (
-        {**networks.single(), **{k: v / count for k, v in total.items()}}
-        if count
-        else networks.single()
+    (history,) = loop.run(
+        after=after, rate=lambda done: SCHEDULES[shared.schedule](min(done, start))
     )
-    return Trained(refresh(mean, model, train), history)
+    mean = {k: v / count for k, v in total.items()} if count else {}
+    return Trained(refresh({**loop.networks.single(), **mean}, model, train), history)
 
 
 def entropy_sgd(
-    model: nn.Module, train: Dataset, *, epochs: int, generator: torch.Generator,
-    inner: int = 20, inner_lr: float = 0.1, averaging: float = 0.75, noise: float = 1e-4,
-    coupling: float = 1e-4, growth: float = 1e-3, batch_size: int = 128, lr: float = 1.0,
-    momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-    schedule: str = "cosine", augment: bool = False, progress: bool = False,
-    checkpoint: Checkpoint | None = None,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, inner: int = 20,
+    inner_lr: float = 0.1, averaging: float = 0.75, noise: float = 1e-4, coupling: float = 1e-4,
+    growth: float = 1e-3, lr: float = 1.0, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Trained:  # fmt: skip
     """Entropy-SGD: descends a local entropy, its gradient estimated by Langevin steps around w.
 
@@ -772,7 +462,6 @@ def entropy_sgd(
     Args:
         model: Where to start; it is not changed.
         train: As in `sgd`.
-        epochs: As in `sgd`; every inner step uses a batch.
         generator: As in `sgd`; draws the noise too.
         inner: Langevin steps for each step of w.
         inner_lr: η.
@@ -780,15 +469,11 @@ def entropy_sgd(
         noise: ε.
         coupling: γ at the start.
         growth: How γ grows.
-        batch_size: As in `sgd`.
-        lr: As in `sgd`, of the steps of w.
-        momentum: As in `sgd`, of the steps of w.
-        nesterov: As in `sgd`.
-        weight_decay: λ.
-        schedule: As in `sgd`, of both learning rates.
-        augment: As in `sgd`.
+        lr: Learning rate of the steps of w.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
+        **settings: The others of `Settings`: every inner step uses a batch, the momentum is that of
+            the steps of w, the schedule that of both learning rates, the weight decay λ.
 
     Returns:
         The trained state and a history, with ``coupling`` γ; BatchNorm's statistics are estimated
@@ -807,61 +492,47 @@ def entropy_sgd(
         >>> toroid.evaluate(trained.state, model, test).error < 0.3
         True
     """
-    _check(schedule, epochs)
     if inner < 1:
         raise ValueError(f"inner is {inner}; it must be positive")
-    networks = _Networks([model], train.images.device)
-    optimizer = _optimizer(networks, lr, momentum, nesterov, 0.0)
+    shared = Settings(lr=lr, **settings)
+    outer = Settings(**{**vars(shared), "weight_decay": 0.0})
+    loop = _loop([model], train, [generator], outer, progress, checkpoint)
+    networks = loop.networks
     weights = list(networks.weights.values())
     centre, mean = ([w.detach().clone() for w in weights] for _ in range(2))
     gamma, steps = torch.tensor(coupling, dtype=torch.float64), torch.zeros((), dtype=torch.long)
+    loop.memory.update(
+        {f"centre.{i}": c for i, c in enumerate(centre)},
+        **{f"mean.{i}": m for i, m in enumerate(mean)}, coupling=gamma, steps=steps,
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def langevin(gradients: Sequence[Tensor]) -> None:
+        rate = inner_lr * loop.optimizer.param_groups[0]["lr"] / lr
+        for w, g, c, m in zip(weights, gradients, centre, mean, strict=True):
+            kick = torch.randn(w.shape, generator=generator).to(w)
+            force = g + shared.weight_decay * w + float(gamma) * (w - c)
+            w += noise * rate**0.5 * kick - rate * force
+            m.mul_(averaging).add_(w, alpha=1 - averaging)
+
+    @torch.no_grad()
+    def outwards() -> None:
+        for w, c, m in zip(weights, centre, mean, strict=True):
+            w.copy_(c)
+            w.grad = c - m
+        loop.optimizer.step()
+        gamma.mul_(1 + growth)
+        for w, c, m in zip(weights, centre, mean, strict=True):
+            c.copy_(w)
+            m.copy_(w)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
-        gradients = torch.autograd.grad(losses.sum(), weights)
-        rate = inner_lr * optimizer.param_groups[0]["lr"] / lr
-        with torch.no_grad():
-            for w, g, c, m in zip(weights, gradients, centre, mean, strict=True):
-                kick = torch.randn(w.shape, generator=generator).to(w)
-                w += noise * rate**0.5 * kick - rate * (
-                    g + weight_decay * w + float(gamma) * (w - c)
-                )
-                m.mul_(averaging).add_(w, alpha=1 - averaging)
-            if int(steps.add_(1)) % inner == 0:
-                for w, c, m in zip(weights, centre, mean, strict=True):
-                    w.copy_(c)
-                    w.grad = c - m
-                optimizer.step()
-                gamma.mul_(1 + growth)
-                for w, c, m in zip(weights, centre, mean, strict=True):
-                    c.copy_(w)
-                    m.copy_(w)
+        langevin(torch.autograd.grad(losses.sum(), weights))
+        if int(steps.add_(1)) % inner == 0:
+            outwards()
         return losses, wrong
 
-    (history,) = _walk(
-        networks, train, [generator], optimizer, step, epochs=epochs, batch_size=batch_size,
-        rate=SCHEDULES[schedule], augment=augment, progress=progress,
-        after=lambda epoch: {"coupling": float(gamma)}, checkpoint=checkpoint,
-        memory={
-            "coupling": gamma, "steps": steps,
-            **{f"centre.{i}": c for i, c in enumerate(centre)},
-            **{f"mean.{i}": m for i, m in enumerate(mean)},
-        },
-    )  # fmt: skip
+    (history,) = loop.run(step, after=lambda epoch: {"coupling": float(gamma)})
     end = networks.single() | {k: c[0] for k, c in zip(networks.weights, centre, strict=True)}
     return Trained(refresh(end, model, train), history)
-
-
-def _augment(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
-    """Each image moved by up to `shift` pixels (zeros come in) and flipped, at random."""
-    count, _, height, width = images.shape
-    draw = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
-    flip = torch.rand(count, generator=generator).to(images.device) < 0.5
-    padded = pad(images, [shift] * 4)  # (N, C, H + 2s, W + 2s)
-    rows = draw[0][:, None] + torch.arange(height, device=images.device)  # (N, H)
-    across = torch.arange(width, device=images.device).expand(count, -1)
-    columns = draw[1][:, None] + torch.where(flip[:, None], across.flip(1), across)  # (N, W)
-    index = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )

@@ -1,0 +1,150 @@
+"""How fast networks train: several seeds at once, and in bfloat16.
+
+Three fresh networks of one shape, on random images of CIFAR's size and random labels, or on a data
+set of `toroid.data`. Timed in one run, in turn, medians of some repeats:
+
+- *plain*: a loop as it is written down in PyTorch: module, loader over tensors, optimizer; one
+  network after the other;
+- *one by one*: `toroid.training.sgd` for one network after the other;
+- *stacked*: `toroid.training.sgd_many`, as one network of stacked tensors;
+- *bfloat16*: one by one, layers in bfloat16 and channels last.
+
+What counts is the ratio to *plain*, above 1 where it is faster. The test errors say what bfloat16 does to
+the result.
+
+    python benchmarks/training.py --dataset digits --epochs 5 --repeats 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import pandas as pd
+import torch
+import toroid
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+from toroid.training import sgd, sgd_many
+
+NETWORKS = [("mlp", 1.0), ("lenet", 1.0), ("vgg16_bn", 0.25), ("resnet18", 0.25)]
+SEEDS = range(3)
+
+
+def random_data(count):
+    """Images of CIFAR's size that mean nothing; training and test."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (count,), generator=generator)
+    data = toroid.data.Dataset(images, labels, 10)
+    return data, data.take(count // 4)
+
+
+def plain(model, train, epochs, seed):
+    """What one writes first."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, 0.9, nesterov=True, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(
+        TensorDataset(train.images, train.labels), 128, True, generator=generator, drop_last=True
+    )
+    for _ in range(epochs):
+        for images, labels in loader:
+            loss = cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def ways(architecture, width, train, epochs):
+    """By name: what returns the trained states."""
+
+    def models():
+        fresh = []
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            model = toroid.models.build(architecture, train.shape, train.classes, width)
+            fresh.append(model.to(train.images.device))
+        return fresh
+
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in SEEDS]
+
+    def alone(precision="float32"):
+        return [
+            sgd(m, train, generator=g, epochs=epochs, lr=0.02, precision=precision).state
+            for m, g in zip(models(), generators(), strict=True)
+        ]
+
+    def together():
+        options = {"epochs": epochs, "lr": 0.02, "stacked": True}
+        return [t.state for t in sgd_many(models(), train, generators=generators(), **options)]
+
+    return {
+        "plain": lambda: [
+            plain(m, train, epochs, s) for m, s in zip(models(), SEEDS, strict=True)
+        ],
+        "one by one": alone,
+        "stacked": together,
+        "bfloat16": lambda: alone("bfloat16"),
+    }  # fmt: skip
+
+
+def clock(function, device):
+    start = time.perf_counter()
+    result = function()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def measure(architecture, width, data, epochs, repeats):
+    """One row for each way."""
+    train, test = data
+    seconds, states = {}, {}
+    for _ in range(repeats):
+        for name, way in ways(architecture, width, train, epochs).items():
+            took, states[name] = clock(way, train.images.device.type)
+            seconds.setdefault(name, []).append(took)
+    model = toroid.models.build(architecture, train.shape, train.classes, width)
+    rows = []
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        errors = [toroid.evaluate(s, model, test).error for s in states[name]]
+        rows.append({
+            "network": architecture, "width": width, "way": name, "seconds": median,
+            "images/s": len(SEEDS) * epochs * len(train) / median,
+            "ratio": statistics.median(seconds["plain"]) / median,
+            "test error": statistics.mean(errors),
+        })  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="random", help="random, or as toroid.data.load")
+    parser.add_argument("--images", type=int, default=1024, help="training images")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--networks", nargs="*", default=[name for name, _ in NETWORKS])
+    parser.add_argument("--width", type=float, help="of all networks, instead of each its own")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.dataset == "random":
+        data = random_data(arguments.images)
+    else:
+        data = toroid.data.load(arguments.dataset, subset=arguments.images)
+    data = [part.to(device) for part in data]
+    rows = []
+    for architecture, width in NETWORKS:
+        if architecture in arguments.networks:
+            size = width if arguments.width is None else arguments.width
+            rows += measure(architecture, size, data, arguments.epochs, arguments.repeats)
+    print(f"{len(SEEDS)} networks, {len(data[0])} images, {device}, torch {torch.__version__}")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+
+
+if __name__ == "__main__":
+    main()
