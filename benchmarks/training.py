@@ -9,8 +9,8 @@ set of `toroid.data`. Timed in one run, in turn, medians of some repeats:
 - *stacked*: `toroid.training.sgd_many`, as one network of stacked tensors;
 - *bfloat16*: one by one, layers in bfloat16 and channels last.
 
-What counts is the ratio to *plain*, above 1 where it is faster. The test errors say what bfloat16 does to
-the result.
+What counts is the ratio to *plain*, above 1 where it is faster. The test errors say what bfloat16
+does to the result.
 
     python benchmarks/training.py --dataset digits --epochs 5 --repeats 3
 """

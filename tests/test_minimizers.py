@@ -47,6 +47,28 @@ def test_every_field_and_setting_changes_the_key():
     assert len({m.key for m in [base, *others]}) == 1 + len(others)
 
 
+def test_a_grid_shares_what_an_algorithm_has_no_default_of_its_own_for():
+    shared = {"epochs": 2, "lr": 0.3, "weight_decay": 0.1}
+    found = minimizers.grid(
+        ["sgd", "adversarial", "entropy_sgd"], [0, 1], shared, {"sgd": {"lr": 0.2}}, width=0.02
+    )
+    assert [*found] == [(a, s) for a in ("sgd", "adversarial", "entropy_sgd") for s in (0, 1)]
+    sgd, adversarial, entropy = (
+        found[a, 1].settings for a in ("sgd", "adversarial", "entropy_sgd")
+    )
+    assert (sgd["lr"], adversarial["lr"], entropy["lr"]) == (0.2, 0.3, 1.0)
+    assert (sgd["weight_decay"], adversarial["weight_decay"], entropy["weight_decay"]) == (
+        0.1,
+        0.0,
+        0.1,
+    )
+    assert {m.width for m in found.values()} == {0.02}
+    with pytest.raises(ValueError, match="algorithm is 'adam'"):
+        minimizers.grid(["adam"], [0], shared)
+    with pytest.raises(ValueError, match="sgd has no setting rho"):
+        minimizers.grid(["sgd"], [0], shared, {"sgd": {"rho": 1.0}})
+
+
 def test_unknown_words_are_refused():
     with pytest.raises(ValueError, match="architecture is 'vgg'; it can be 'mlp'"):
         Minimizer(architecture="vgg")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -67,11 +68,25 @@ def test_the_readmes_example_runs(capsys):
     assert printed.startswith("group")
 
 
-def test_the_benchmark_runs():
-    command = [sys.executable, str(ROOT / "benchmarks" / "alignment.py"), "--networks", "lenet", "--repeats", "1", "--cores", "1"]  # fmt: skip
+BENCHMARKS = {
+    "alignment": (["--networks", "lenet", "--repeats", "1", "--cores", "1"],
+                  ["plain loop", "rebasin", "times the bound", "normalize", "GB/s"]),
+    "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
+                 ["plain", "one by one", "stacked", "bfloat16", "images/s", "test error"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_benchmark_runs(name):
+    arguments, words = BENCHMARKS[name]
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for word in ("plain loop", "rebasin", "times the bound", "normalize", "GB/s"):
+    for word in words:
         assert word in done.stdout
+
+
+def test_every_benchmark_is_run():
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} == BENCHMARKS.keys()
 
 
 def test_versions_agree():

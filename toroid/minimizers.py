@@ -31,7 +31,7 @@ from . import data, models, training
 from ._checks import check_choice
 from .landscape import evaluate
 
-__all__ = ["Minimizer", "Store", "Stored", "train_all"]
+__all__ = ["Minimizer", "Store", "Stored", "grid", "train_all"]
 
 #: The algorithms by name.
 ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
@@ -170,6 +170,47 @@ def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     complete = {k: _typed(k, kinds[k], v) for k, v in complete.items()}
     training.Settings(**{k: v for k, v in complete.items() if k in shared})  # its own checks
     return MappingProxyType(complete)
+
+
+def grid(
+    algorithms: Iterable[str],
+    seeds: Iterable[int],
+    settings: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **network: Any,
+) -> dict[tuple[str, int], Minimizer]:
+    """A description for each algorithm and seed, which otherwise are alike.
+
+    Args:
+        algorithms: Names.
+        seeds: Numbers.
+        settings: For all algorithms. One for which an algorithm has a default of its own, as
+            `adversarial` for all that regularises, does not reach it from here.
+        own: Settings of single algorithms.
+        **network: The other fields of `Minimizer`.
+
+    Returns:
+        By algorithm and seed.
+
+    Raises:
+        ValueError: As `Minimizer`.
+
+    Example:
+        >>> found = grid(["sgd", "adversarial"], [0, 1], {"epochs": 2, "weight_decay": 0.1})
+        >>> len(found), found["adversarial", 0].settings["weight_decay"]
+        (4, 0.0)
+    """
+    found = {}
+    for algorithm in algorithms:
+        check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+        taken = inspect.signature(ALGORITHMS[algorithm]).parameters
+        shared = {k: v for k, v in settings.items() if k not in taken}
+        for seed in seeds:
+            chosen = {**shared, **(own or {}).get(algorithm, {})}
+            found[algorithm, seed] = Minimizer(
+                algorithm=algorithm, settings=chosen, seed=seed, **network
+            )
+    return found
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:
@@ -331,7 +372,7 @@ def train_all(
     minimizers: Iterable[Minimizer],
     store: Store | None = None,
     *,
-    n_jobs: int = 1,
+    n_jobs: int | None = None,
     device: str | None = None,
     progress: bool = True,
 ) -> list[Stored]:
@@ -345,7 +386,8 @@ def train_all(
     Args:
         minimizers: Descriptions.
         store: Where to look and to write; by default ``Store()``.
-        n_jobs: How many to train at once; -1 for one on each core.
+        n_jobs: How many to train at once; -1 for one on each core; by default what
+            ``joblib.parallel_config`` says, else one.
         device: Where to train; by default on a GPU if there is one.
         progress: Show a progress bar.
 
@@ -364,7 +406,9 @@ def train_all(
     """
     store, minimizers = store or Store(), list(minimizers)
     missing = {m.key: m for m in minimizers if not _sound(store, m)}
-    inside = progress and n_jobs == 1  # bars of several processes would overwrite each other
+    inside = (
+        progress and joblib.effective_n_jobs(n_jobs) == 1
+    )  # bars of several processes would overwrite each other
     jobs = (joblib.delayed(_train)(m, store.folder, device, inside) for m in missing.values())
     done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
     for _ in tqdm(done, "minimizers", total=len(missing), disable=not progress, leave=False):

@@ -254,8 +254,8 @@ def adversarial(
     model: nn.Module, train: Dataset, *, generator: torch.Generator, repeats: int = 1,
     zeroed: float = 0.1, confusion_epochs: int = 350, confusion_lr: float = 0.1,
     momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
-    schedule: str = "constant", progress: bool = False, checkpoint: Checkpoint | None = None,
-    **settings: Any,
+    schedule: str = "constant", augment: bool = False, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Trained:  # fmt: skip
     """SGD from an adversarial initialisation: a minimum that generalises badly.
 
@@ -275,6 +275,7 @@ def adversarial(
         nesterov: As in `Settings`.
         weight_decay: As in `Settings`.
         schedule: As in `Settings`.
+        augment: As in `Settings`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: The others of `Settings`.
@@ -298,7 +299,7 @@ def adversarial(
     """
     true = Settings(
         momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
-        **settings,
+        augment=augment, **settings,
     )  # fmt: skip
     plain = Settings(
         confusion_epochs, true.batch_size, confusion_lr, momentum=0.0, weight_decay=0.0,
