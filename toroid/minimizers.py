@@ -239,7 +239,8 @@ class Stored:
     Attributes:
         state: State dict, on the CPU.
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
-            is not what was asked for, or is empty), history, seconds, device, versions.
+            is not what was asked for, or is empty), history, seconds (of the last
+            start, if it was cut off before), device, versions.
     """
 
     state: dict[str, Tensor]

@@ -15,11 +15,21 @@ from matplotlib.figure import Figure
 from ._checks import State
 from .symmetry import Symmetry
 
-__all__ = ["COLORS", "band", "connectivity", "style", "symmetry_map"]
+__all__ = [
+    "ALGORITHMS", "COLORS", "band", "connectivity", "errors", "minimizers", "replicas", "style",
+    "symmetry_map",
+]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")
+
+#: The same look for an algorithm on every page: colour, line, mark.
+ALGORITHMS = {
+    "sgd": (COLORS[0], "-", "o"), "replicated_sgd": (COLORS[2], "--", "s"),
+    "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
+    "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
+}  # fmt: skip
 
 
 def style() -> AbstractContextManager:
@@ -135,4 +145,79 @@ def connectivity(curves: pd.DataFrame) -> Figure:
         if row == len(splits) - 1:
             ax.set_xlabel("t")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Training loss of each network over the epochs, and the errors of what comes out.
+
+    Args:
+        histories: Columns ``algorithm, seed, loss`` in the order of the epochs.
+        table: As `errors` takes it.
+
+    Returns:
+        A figure with two panels.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(3, 2))
+    for algorithm, runs in histories.groupby("algorithm", sort=False):
+        color, line, _ = ALGORITHMS[str(algorithm)]
+        for index, (_, run) in enumerate(runs.groupby("seed")):
+            label = str(algorithm) if index == 0 else None
+            loss = run["loss"].to_numpy()
+            left.plot(np.arange(1, len(loss) + 1), loss, line, color=color, lw=1, label=label)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    _errors(right, table)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure
+
+
+def errors(table: pd.DataFrame) -> Figure:
+    """Training and test errors of minimizers: one panel for each data set and network.
+
+    Args:
+        table: Columns ``dataset, network, algorithm, seed, train_error, test_error``.
+
+    Returns:
+        A figure; hollow marks are training errors, filled ones test errors.
+    """
+    parts = list(table.groupby(["dataset", "network"], sort=False))
+    figure, axes = plt.subplots(1, len(parts), figsize=(3.2 * len(parts), 3.4), squeeze=False)
+    for ax, ((dataset, network), part) in zip(axes[0], parts, strict=True):
+        _errors(ax, part)
+        ax.set_title(f"{dataset}, {network}")
+    return figure
+
+
+def _errors(ax: Axes, table: pd.DataFrame) -> None:
+    names = list(table["algorithm"].unique())
+    for x, name in enumerate(names):
+        part = table[table["algorithm"] == name]
+        color, _, mark = ALGORITHMS[name]
+        at = x + np.linspace(-0.2, 0.2, len(part)) if len(part) > 1 else [x]
+        ax.plot(at, 100 * part["train_error"], mark, color=color, mfc="white", ms=5)
+        ax.plot(at, 100 * part["test_error"], mark, color=color, ms=5)
+    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=40)
+    ax.set(ylabel="error (%)", xlim=(-0.6, len(names) - 0.4))
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+
+
+def replicas(histories: pd.DataFrame) -> Figure:
+    """How the replicas of replicated SGD come together.
+
+    Args:
+        histories: Columns ``algorithm, seed, epoch, distance, coupling``; other algorithms are left
+            out.
+
+    Returns:
+        A figure with two panels.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
+    runs = histories[histories["algorithm"] == "replicated_sgd"]
+    words = {"distance": "distance over centre's norm", "coupling": "coupling g"}
+    for ax, (column, label) in zip(axes, words.items(), strict=True):
+        for index, (seed, run) in enumerate(runs.groupby("seed")):
+            line, color = LINES[index % len(LINES)], COLORS[index % len(COLORS)]
+            ax.plot(run["epoch"] + 1, run[column], line, color=color, label=f"seed {seed}")
+        ax.set(xlabel="epoch", ylabel=label, yscale="log")
+    axes[0].legend()
     return figure
