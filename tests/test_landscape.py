@@ -162,3 +162,54 @@ def test_bad_input_says_what_is_wrong(digits):
         toroid.evaluate(state, model, Dataset(digits.images[:0], digits.labels[:0], 10, "nothing"))
     with pytest.raises(ValueError, match="only one of the two states"):
         toroid.Linear(state, {})
+
+
+# --- planes -----------------------------------------------------------------------------------------
+
+
+def test_a_plane_goes_through_its_three_states(digits):
+    networks = [toroid.mlp(digits.shape, hidden=(8,)).double() for _ in range(3)]
+    states = [network.state_dict() for network in networks]
+    plane = toroid.plane(states, networks[0], digits, points=7, margin=0.3)
+    flat = torch.stack([torch.cat([v.flatten() for v in s.values()]) for s in states])
+    there = np.linalg.norm(plane.corners[:, None] - plane.corners[None], axis=-1)
+    assert there == pytest.approx(torch.cdist(flat, flat).numpy(), abs=1e-6)
+    a, b, c = flat
+    x = (b - a) / (b - a).norm()
+    y = (c - a) - (c - a) @ x * x
+    y /= y.norm()
+    for i, j in ((0, 0), (3, 5), (6, 2)):  # each point is a + column x + row y
+        point, state, start = a + plane.x[j] * x + plane.y[i] * y, {}, 0
+        for k, v in states[0].items():
+            state[k] = point[start : start + v.numel()].view_as(v)
+            start += v.numel()
+        assert plane.loss[i, j] == pytest.approx(toroid.evaluate(state, networks[0], digits).loss)
+    assert len(plane.frame) == 49
+    assert plane.frame["loss"].iloc[7 * 3 + 5] == plane.loss[3, 5]
+
+
+def test_a_plane_on_the_torus_and_of_batchnorm(digits):
+    networks = [toroid.vgg16_bn(digits.shape, width=0.05).double() for _ in range(3)]
+    symmetry = toroid.find_symmetries(networks[0], digits.images[:2].double())
+    states = [toroid.normalize(n.state_dict(), symmetry) for n in networks]
+    plane = toroid.plane(
+        states, networks[0], digits, points=3, margin=0.0, symmetry=symmetry, refresh=digits
+    )
+    start = toroid.evaluate(toroid.refresh(states[0], networks[0], digits), networks[0], digits)
+    end = toroid.evaluate(toroid.refresh(states[1], networks[1], digits), networks[0], digits)
+    left, right = plane.corners[:2, 0]
+    found = dict(zip(plane.x, plane.loss[0], strict=True))
+    if plane.x[0] == left:
+        assert found[left] == pytest.approx(start.loss, rel=1e-6)
+    if plane.x[-1] == right:
+        assert found[right] == pytest.approx(end.loss, rel=1e-6)
+    assert np.isfinite(plane.loss).all()
+
+
+def test_a_plane_needs_three_states_apart(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    state, other = model.state_dict(), toroid.mlp(digits.shape, hidden=(8,)).state_dict()
+    with pytest.raises(ValueError, match="takes three states, got 2"):
+        toroid.plane([state, other], model, digits)
+    with pytest.raises(ValueError, match="lie on one line"):
+        toroid.plane([state, other, toroid.Linear(state, other)(0.3)], model, digits)

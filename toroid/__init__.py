@@ -12,12 +12,24 @@ what is left. After Pittorino et al., "Deep Networks on Toroids" (ICML 2022).
 
 from importlib.metadata import version as _version
 
-from . import alignment, data, landscape, minimizers, models, paths, symmetry, torus, training
+from . import (
+    alignment,
+    bends,
+    data,
+    landscape,
+    minimizers,
+    models,
+    paths,
+    symmetry,
+    torus,
+    training,
+)
 from .alignment import Alignment, align, align_all, match
-from .landscape import Curve, Score, along, evaluate, refresh
+from .bends import Bend, bend
+from .landscape import Curve, Plane, Score, along, evaluate, plane, refresh
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
-from .paths import Geodesic, Linear
+from .paths import Geodesic, Linear, Polygon
 from .symmetry import (
     Axis,
     Group,
@@ -38,11 +50,14 @@ __version__ = _version("toroid")
 __all__ = [
     "Alignment",
     "Axis",
+    "Bend",
     "Curve",
     "Geodesic",
     "Group",
     "Linear",
     "Minimizer",
+    "Plane",
+    "Polygon",
     "Report",
     "Scale",
     "Score",
@@ -55,6 +70,8 @@ __all__ = [
     "alignment",
     "along",
     "angles",
+    "bend",
+    "bends",
     "data",
     "distance",
     "evaluate",
@@ -72,6 +89,7 @@ __all__ = [
     "normalize",
     "paths",
     "permute",
+    "plane",
     "refresh",
     "rescale",
     "resnet18",

@@ -171,32 +171,37 @@ class Networks:
             return tensor
         return tensor.movedim(2, -1).contiguous().movedim(-1, 2)
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """(networks, batch, classes) for images (networks, batch, ...)."""
+    def outputs(self, images: Tensor, state: dict[str, Tensor] | None = None) -> Tensor:
+        """(networks, batch, classes) of images (networks, batch, ...); their state or another."""
+        state = self.state if state is None else state
 
-        def one(state: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.module, state, (x,))
+        def one(single: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.module, single, (x,))
 
         images = self._place(images)
         with torch.autocast(images.device.type, self.type, enabled=self.type is not None):
             if self.stacked:
-                outputs = vmap(one, randomness="different")(self.state, images)
+                outputs = vmap(one, randomness="different")(state, images)
             else:
-                rows = zip(*(v.unbind(0) for v in self.state.values()), strict=True)
-                states = (dict(zip(self.state, row, strict=True)) for row in rows)
+                rows = zip(*(v.unbind(0) for v in state.values()), strict=True)
+                states = (dict(zip(state, row, strict=True)) for row in rows)
                 outputs = torch.stack([one(s, x) for s, x in zip(states, images, strict=True)])
         return outputs if self.type is None else outputs.float()
 
     def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of each network, and how many it gets wrong."""
-        outputs = self.outputs(images)
-        losses = cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
-        wrong = (outputs.detach().argmax(2) != labels).sum(1)
-        return losses.view(labels.shape).mean(1), wrong
+        return losses(self.outputs(images), labels)
 
     def single(self, index: int = 0) -> dict[str, Tensor]:
         """The state of one network."""
         return {k: v[index].detach().contiguous() for k, v in self.state.items()}
+
+
+def losses(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of outputs (networks, batch, classes): mean loss of each network, and how many are wrong."""
+    each = cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+    wrong = (outputs.detach().argmax(2) != labels).sum(1)
+    return each.view(labels.shape).mean(1), wrong
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Error and loss of one state, and along a path."""
+"""Error and loss of one state, along a path, and on a plane."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from ._checks import State, check_model
 from ._graph import structure
 from .data import Dataset
 from .paths import Path
+from .symmetry import Symmetry
+from .torus import to_spheres
 
-__all__ = ["Curve", "Score", "along", "evaluate", "refresh"]
+__all__ = ["Curve", "Plane", "Score", "along", "evaluate", "plane", "refresh"]
 
 
 class Score(NamedTuple):
@@ -235,3 +237,111 @@ def along(
         name: Curve(places, *map(np.array, zip(*s, strict=True))) for name, s in scores.items()
     }
     return curves if isinstance(data, Mapping) else curves[""]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Error and loss on the plane through three states.
+
+    Attributes:
+        x: Places along the line from the first to the second state, (columns,), in units of length.
+        y: Places across it, (rows,).
+        error: Fraction misclassified, (rows, columns).
+        loss: Mean cross-entropy, (rows, columns).
+        corners: Where the three states are, (3, 2).
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    error: np.ndarray
+    loss: np.ndarray
+    corners: np.ndarray
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row for each point: x, y, error, loss."""
+        x, y = np.meshgrid(self.x, self.y)
+        columns = {"x": x, "y": y, "error": self.error, "loss": self.loss}
+        return pd.DataFrame({k: v.ravel() for k, v in columns.items()})
+
+
+def plane(
+    states: Sequence[State], model: nn.Module, data: Dataset, *, points: int = 21,
+    margin: float = 0.25, symmetry: Symmetry | None = None, bias: str = "euclidean",
+    refresh: Dataset | None = None, batch_size: int = 250, progress: bool = False,
+) -> Plane:  # fmt: skip
+    """Error and loss on the plane through three states, as in Garipov et al. (2018).
+
+    The plane is that of the parameters; lengths are Euclidean. With a symmetry, each of its points
+    is moved to the nearest point of the torus: the line between two of the states becomes the great
+    circles between them, each walked at a speed of its own.
+
+    Args:
+        states: Three states, not on one line.
+        model: The network; it is not changed.
+        data: Data to evaluate on.
+        points: Places along each side.
+        margin: How far the map reaches beyond the states, over their extent.
+        symmetry: From `find_symmetries`, for a map of the torus; the states are normalised then.
+        bias: As in `normalize`.
+        refresh: As in `along`.
+        batch_size: Images at a time.
+        progress: Show a progress bar.
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: If there are not three states, or they lie on one line.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> networks = [toroid.mlp(train.shape, classes=10, hidden=(8,)) for _ in range(3)]
+        >>> states = [network.state_dict() for network in networks]
+        >>> plane(states, networks[0], train.take(100), points=5).error.shape
+        (5, 5)
+    """
+    if len(states) != 3:
+        raise ValueError(f"a plane takes three states, got {len(states)}")
+    for state in states:
+        check_model(state, model)
+    corners = _coordinates(states, [name for name, _ in model.named_parameters()])
+    low, high = corners.min(0), corners.max(0)
+    reach = margin * (high - low)
+    x, y = (np.linspace(*ends, points) for ends in zip(low - reach, high + reach, strict=True))
+    shares = np.linalg.inv(
+        np.stack([corners[1], corners[2]], 1)
+    )  # place -> how much of b - a, c - a
+    network, scores = structure(model), []
+    places = [shares @ (column, row) for row in y for column in x]
+    for second, third in tqdm(places, disable=not progress, leave=False):
+        state = _affine(states, float(second), float(third))
+        if symmetry is not None:
+            state = to_spheres(state, symmetry, bias)
+        if refresh is not None:
+            state = _refresh(state, network, refresh, batch_size)
+        scores.append(_evaluate(state, network, data, batch_size))
+    error, loss = np.array(scores).T.reshape(2, points, points)
+    return Plane(x, y, error, loss, corners)
+
+
+def _affine(states: Sequence[State], second: float, third: float) -> dict[str, Tensor]:
+    """``a + second (b - a) + third (c - a)``."""
+    a, b, c = states
+    return {
+        k: v + second * (b[k] - v) + third * (c[k] - v) if v.is_floating_point() else v
+        for k, v in a.items()
+    }
+
+
+def _coordinates(states: Sequence[State], names: Sequence[str]) -> np.ndarray:
+    """The states in their plane: the first at 0, the second on the x axis, the third above it."""
+    a, b, c = (torch.cat([s[k].detach().double().flatten() for k in names]) for s in states)
+    across, up = b - a, c - a
+    length = across.norm()
+    share = up @ across / length
+    height = (up - share * across / length).norm()
+    if float(height) < 1e-6 * float(length + up.norm()) or not float(length):
+        raise ValueError("the three states lie on one line; a plane takes others")
+    return np.array([[0, 0], [float(length), 0], [float(share), float(height)]])

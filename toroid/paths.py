@@ -13,7 +13,7 @@ from . import torus
 from ._checks import State, check_pair
 from .symmetry import Symmetry
 
-__all__ = ["Geodesic", "Linear", "Path"]
+__all__ = ["Geodesic", "Linear", "Path", "Polygon"]
 
 
 class Path(Protocol):
@@ -94,3 +94,50 @@ class Geodesic:
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
         return torus.great_circles(self.a, self.b, t, self.symmetry, self.angles, self.bias)
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Two segments with one corner: from `a` to it up to t = 1/2, from it to `b` after.
+
+    Args:
+        a: State at t = 0.
+        corner: State at t = 1/2.
+        b: State at t = 1.
+        symmetry: From `find_symmetries`: the segments are geodesics between normalised states; None
+            for straight ones.
+        bias: As in `normalize`.
+
+    Raises:
+        ValueError: As `Linear` or `Geodesic`.
+
+    Example:
+        >>> import torch
+        >>> a, corner, b = ({"w": torch.tensor([x])} for x in (0.0, 2.0, 1.0))
+        >>> [float(Polygon(a, corner, b)(t)["w"]) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        [0.0, 1.0, 2.0, 1.5, 1.0]
+    """
+
+    a: State
+    corner: State
+    b: State
+    symmetry: Symmetry | None = None
+    bias: str = "euclidean"
+
+    @cached_property
+    def segments(self) -> tuple[Path, Path]:
+        """From `a` to the corner, and from there to `b`."""
+        ends = ((self.a, self.corner), (self.corner, self.b))
+        if self.symmetry is None:
+            first, second = (Linear(*pair) for pair in ends)
+            return first, second
+        one, two = (Geodesic(*pair, self.symmetry, self.bias) for pair in ends)
+        return one, two
+
+    def __post_init__(self) -> None:
+        _ = self.segments  # an error now, if there is one
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        first, second = self.segments
+        return first(2 * t) if t <= 0.5 else second(2 * t - 1)

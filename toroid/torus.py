@@ -125,7 +125,8 @@ def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
-    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+    near, far = (a - b).norm(dim=1), (a + b).norm(dim=1)
+    return 2 * torch.atan2(near, torch.where(near + far > 0, far, 1.0))  # has a gradient at 0, 0
 
 
 def distance(
@@ -228,8 +229,22 @@ def great_circles(
 
 
 def _sine_ratio(theta: Tensor, t: float) -> Tensor:
-    """sin(tθ)/sin θ, with its limit t at θ = 0."""
-    return torch.where(theta > 0, torch.sin(t * theta) / torch.sin(theta), t)
+    """sin(tθ)/sin θ, with its limit t at θ = 0; there it has a gradient too."""
+    angle = torch.where(theta > 0, theta, 1.0)
+    return torch.where(theta > 0, torch.sin(t * angle) / torch.sin(angle), t)
+
+
+def to_spheres(state: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
+    """The nearest point of the torus: each vector over its norm, dead ones as they are.
+
+    Unlike `normalize` it pushes nothing into the readers; it brings back what has left the spheres.
+    """
+    result = dict(state)
+    for scale in symmetry.scales:
+        vectors = scale.vectors(state, bias)
+        norms = vectors.norm(dim=1, keepdim=True)
+        _write(result, scale, vectors / torch.where(norms > 0, norms, 1.0), bias)
+    return result
 
 
 def log(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:

@@ -1,0 +1,126 @@
+"""Paths with a single bend: two segments whose one free corner is trained.
+
+Garipov et al. (2018) join minimizers by chains along which the loss stays low; the paper claims
+that one bend is enough for an error of zero.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import torus
+from ._checks import State, check_model
+from ._loop import Checkpoint, Loop, Networks, Settings, losses
+from .data import Dataset
+from .paths import Geodesic, Linear, Polygon
+from .symmetry import Symmetry
+
+__all__ = ["Bend", "bend"]
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A chain with a trained corner.
+
+    Attributes:
+        path: The chain.
+        history: One row for each epoch: epoch, learning rate, mean loss and error at the drawn
+            places while the corner moved.
+    """
+
+    path: Polygon
+    history: pd.DataFrame
+
+
+def bend(
+    a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
+    symmetry: Symmetry | None = None, bias: str = "euclidean", factor: float = 1.0,
+    weight_decay: float = 0.0, progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Any,
+) -> Bend:  # fmt: skip
+    """Two segments from `a` to `b`, their corner trained so that the error along both is small.
+
+    Descends the mean over t, uniform in [0, 1], of the cross-entropy at the chain's point t
+    (Garipov et al. 2018), from the middle of the one segment between the ends. On the torus the
+    segments are geodesics and the corner returns to its spheres after every step. BatchNorm takes
+    the statistics of each batch; estimate them again where the chain is evaluated.
+
+    Args:
+        a: State at t = 0; with a symmetry, normalised.
+        b: State at t = 1.
+        model: The network; it is not changed, and its own weights do not matter.
+        train: Training data, on the device of the states.
+        generator: Draws t and the order of the images.
+        symmetry: From `find_symmetries`, for a chain on the torus; None for straight segments.
+        bias: As in `normalize`.
+        factor: Times the outputs, in the loss: the outputs of normalised networks are small, and
+            the loss depends on that, the error does not.
+        weight_decay: Times the corner, added to the gradient; the spheres are not moved by it.
+        progress: Show a progress bar.
+        checkpoint: Where to save each epoch, and to go on from.
+        **settings: The others of `toroid.training.Settings`; ``epochs`` is needed.
+
+    Returns:
+        The chain and the history.
+
+    Raises:
+        ValueError: If the states do not fit, or are not normalised with a symmetry given.
+        FloatingPointError: If the loss is no longer finite.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(32,))
+        >>> options = {"epochs": 5, "generator": torch.Generator()}
+        >>> a, b = (toroid.training.sgd(model, train, **options).state for _ in range(2))
+        >>> chain = bend(a, b, model, train, epochs=5, generator=torch.Generator())
+        >>> chain.path(0.5).keys() == a.keys()
+        True
+    """
+    check_model(a, model)
+    path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
+    start = copy.deepcopy(model)
+    start.load_state_dict(path(0.5))
+    chosen = Settings(weight_decay=weight_decay, **settings)
+    networks = Networks([start], train.images.device, chosen.precision)
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
+
+    def corner() -> dict[str, Tensor]:
+        bent = {k: v[0] for k, v in networks.state.items()}
+        return bent if symmetry is None else torus.to_spheres(bent, symmetry, bias)
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        t = 2 * float(torch.rand((), generator=generator))
+        first, second, share = (a, corner(), t) if t <= 1 else (corner(), b, t - 1)
+        point = _between(first, second, share, symmetry, bias)
+        found = losses(factor * networks.outputs(images, point), labels)
+        loop.optimizer.zero_grad()
+        found[0].sum().backward()
+        loop.optimizer.step()
+        if symmetry is not None:
+            back = corner()
+            for k, w in networks.weights.items():
+                w.detach()[0] = back[k].detach()
+        return found
+
+    (history,) = loop.run(step)
+    chain = Polygon(a, {k: v.detach() for k, v in corner().items()}, b, symmetry, bias)
+    return Bend(chain, history)
+
+
+def _between(
+    a: State, b: State, t: float, symmetry: Symmetry | None, bias: str
+) -> dict[str, Tensor]:
+    """A point of a segment, as a stack of one network; its buffers may be written to."""
+    if symmetry is None:
+        point = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+    else:
+        theta = torus.angles(a, b, symmetry, bias=bias)
+        point = torus.great_circles(a, b, t, symmetry, theta, bias)
+    return {k: (v if v.is_floating_point() else v.clone())[None] for k, v in point.items()}
