@@ -40,13 +40,23 @@ def check(name, size=None):
         ways.append(lambda: toroid.align(moved, to=state, symmetry=symmetry).state)
     for way in ways:
         report = toroid.same_function(model, state, way(), example, tolerance=1e-9)
-        assert report, report
+        assert report or report.difference < 5 * rounding(model, state, example), report
     covered = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     weights = {k for k, p in model.named_parameters() if p.dim() > 1 and "logit_scale" not in k}
     assert covered >= {
         k for k in weights if not k.lower().startswith("aux")
     }  # not run in evaluation
     assert symmetry.refused == ()
+
+
+def rounding(model, state, example):
+    """What the last place of the weights does to the outputs: random statistics amplify it."""
+    generator = torch.Generator().manual_seed(0)
+    nudged = {}
+    for key, tensor in state.items():
+        nudge = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+        nudged[key] = tensor * (1 + 2.2e-16 * nudge) if tensor.is_floating_point() else tensor
+    return toroid.same_function(model, state, nudged, example).difference
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -20,7 +20,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-__all__ = ["Parameter", "ParameterError", "check", "declared", "fresh", "names", "parse", "run"]
+from .minimizers import Minimizer, grid
+
+__all__ = [
+    "Parameter", "ParameterError", "check", "declared", "described", "fresh", "names", "parse",
+    "run",
+]  # fmt: skip
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 _RANGE = re.compile(r"\((\S+) to (\S+)\)$")
@@ -264,6 +269,41 @@ def presets(name: str) -> list[str]:
     """The presets of a notebook, ``quick`` first."""
     files = sorted((root() / "book" / "params").glob(f"{name}.*.yaml"))
     return ["quick", *(path.name.split(".")[1] for path in files)]
+
+
+def described(
+    namespace: Mapping[str, Any], algorithms: Iterable[str]
+) -> dict[tuple[str, int], Minimizer]:
+    """The minimizers that a page's parameters speak of, the same for the same parameters.
+
+    Args:
+        namespace: ``globals()`` of a notebook whose parameters are named as those of the page
+            ``minimizers``.
+        algorithms: Names.
+
+    Returns:
+        Descriptions by algorithm and seed, see `toroid.minimizers.grid`.
+    """
+    own = {
+        "replicated_sgd": {"gmax": "gmax"},
+        "adversarial": {
+            "epochs": "bad_epochs", "repeats": "repeats", "confusion_lr": "confusion_lr",
+            "confusion_epochs": "confusion_epochs",
+        },
+        "entropy_sgd": {"inner": "inner", "epochs": "entropy_epochs"},
+    }  # fmt: skip
+    shared = ("epochs", "lr", "batch_size", "weight_decay", "schedule", "augment")
+    algorithms = list(algorithms)
+    return grid(
+        algorithms,
+        namespace["seeds"],
+        {name: namespace[name] for name in shared},
+        {a: {k: namespace[v] for k, v in own[a].items()} for a in algorithms if a in own},
+        dataset=namespace["dataset"],
+        subset=namespace["subset"] or None,
+        architecture=namespace["arch"],
+        width=namespace["width"],
+    )
 
 
 # --- runs ----------------------------------------------------------------------------------------

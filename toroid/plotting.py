@@ -16,8 +16,8 @@ from ._checks import State
 from .symmetry import Symmetry
 
 __all__ = [
-    "ALGORITHMS", "COLORS", "band", "connectivity", "errors", "minimizers", "replicas", "style",
-    "symmetry_map",
+    "ALGORITHMS", "COLORS", "SHORT", "band", "connectivity", "errors", "minimizers", "replicas",
+    "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
@@ -29,6 +29,10 @@ ALGORITHMS = {
     "sgd": (COLORS[0], "-", "o"), "replicated_sgd": (COLORS[2], "--", "s"),
     "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
     "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
+}  # fmt: skip
+SHORT = {
+    "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
+    "entropy_sgd": "ESGD",
 }  # fmt: skip
 
 
@@ -106,46 +110,67 @@ def _mark(ax: Axes, x: Any, y: Any, color: str, marker: str, filled: bool, label
 
 
 def connectivity(curves: pd.DataFrame) -> Figure:
-    """Error along the paths: one column for each kind of path, one row for each part of the data.
+    """Error along the paths: one row for each kind of pair, one column for each kind of path.
 
     Args:
-        curves: Tidy, with the columns ``pair, weights, path, alignment, split, t, error``.
+        curves: Tidy, with the columns ``kind, pair, weights, path, alignment, split, t, error``; of
+            one split.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
     """
-    kinds = list(curves[["weights", "path"]].drop_duplicates().itertuples(index=False, name=None))
-    splits = list(curves["split"].unique())
+    kinds, paths = list(curves["kind"].unique()), _paths(curves)
     figure, axes = plt.subplots(
-        len(splits),
-        len(kinds),
-        figsize=(3 * len(kinds), 2.5 * len(splits)),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-    )
-    for (row, split), (column, kind) in (
-        (r, c) for r in enumerate(splits) for c in enumerate(kinds)
-    ):
-        ax = axes[row, column]
-        chosen = curves[
-            (curves["split"] == split)
-            & (curves["weights"] == kind[0])
-            & (curves["path"] == kind[1])
-        ]
-        for index, (label, part) in enumerate(chosen.groupby("alignment", sort=False)):
-            table = part.pivot(index="pair", columns="t", values="error")
-            band(
-                ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=str(label)
-            )
-        if row == 0:
-            ax.set_title(f"{kind[0]}, {kind[1]}")
-        if column == 0:
-            ax.set_ylabel(f"{split} error (%)")
-        if row == len(splits) - 1:
-            ax.set_xlabel("t")
+        len(kinds), len(paths), figsize=(3 * len(paths), 0.9 + 1.6 * len(kinds)), sharex=True,
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    for row, kind in zip(axes, kinds, strict=True):
+        for ax, path in zip(row, paths, strict=True):
+            _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
+        row[0].set_ylabel(f"{kind}\n{curves['split'].iloc[0]} error (%)")
+    for ax, path in zip(axes[0], paths, strict=True):
+        ax.set_title(", ".join(path))
+    for ax in axes[-1]:
+        ax.set_xlabel("t")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
+
+
+def slide(curves: pd.DataFrame) -> Figure:
+    """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
+
+    Args:
+        curves: As `connectivity`.
+
+    Returns:
+        A figure with two panels: raw straight lines, and geodesics between normalised networks.
+    """
+    orders = [kind for kind in curves["kind"].unique() if len(set(kind.split("-"))) == 2]
+    kind = "RSGD-ADV" if "RSGD-ADV" in orders else (orders or [curves["kind"].iloc[0]])[-1]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    for ax, path in zip(axes, (("raw", "straight"), ("normalised", "geodesic")), strict=True):
+        _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
+        first, second = kind.split("-")
+        ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
+    axes[0].set_ylabel(f"{curves['split'].iloc[0]} error (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _paths(curves: pd.DataFrame) -> list[tuple[str, str]]:
+    pairs = curves[["weights", "path"]].drop_duplicates()
+    return list(pairs.itertuples(index=False, name=None))
+
+
+def _is(curves: pd.DataFrame, path: tuple[str, str]) -> pd.Series:
+    return (curves["weights"] == path[0]) & (curves["path"] == path[1])
+
+
+def _alignments(ax: Axes, curves: pd.DataFrame) -> None:
+    """One band for each alignment."""
+    for index, (label, part) in enumerate(curves.groupby("alignment", sort=False)):
+        table = part.pivot(index="pair", columns="t", values="error")
+        band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=str(label))
 
 
 def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
