@@ -444,6 +444,12 @@ def keep_reference(notebook: Path, title: str) -> Path:
     return folder
 
 
+def kept(name: str) -> list[str]:
+    """The presets of a notebook whose runs are kept in ``book/reference/``."""
+    found = {path.name for path in (root() / "book" / "reference").glob(f"{name}.*")}
+    return [title for title in presets(name) if f"{name}.{title}" in found]
+
+
 def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The kept numbers of a run, and where they come from.
 
