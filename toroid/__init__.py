@@ -26,6 +26,7 @@ from . import (
 )
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
+from .flatness import local_energy
 from .landscape import Curve, Plane, Score, along, evaluate, plane, refresh
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
@@ -77,10 +78,12 @@ __all__ = [
     "evaluate",
     "exp",
     "find_symmetries",
+    "flatness",
     "flip",
     "geodesic",
     "landscape",
     "lenet",
+    "local_energy",
     "log",
     "match",
     "minimizers",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-__all__ = ["Verdict", "c2", "c5"]
+__all__ = ["Verdict", "c2", "c4", "c5", "c6"]
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
 WITHIN = ("RSGD-RSGD", "SGD-SGD", "ADV-ADV")
@@ -39,6 +39,12 @@ def _range(values: pd.Series) -> str:
     return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
+def _ascend(values: list[pd.Series]) -> bool:
+    """The means ascend, and the ranges of the first and the last do not overlap."""
+    means = [v.mean() for v in values]
+    return means == sorted(means) and values[0].max() < values[-1].min()
+
+
 def c2(barriers: pd.DataFrame) -> Verdict:
     """Barriers tell flat minima from sharp ones only after the symmetries are removed.
 
@@ -61,10 +67,6 @@ def c2(barriers: pd.DataFrame) -> Verdict:
     if any(len(values) == 0 for values in (*after, *before)):
         return Verdict("not decided", f"This run has not all of {', '.join(WITHIN)}.")
 
-    def tells(values: list[pd.Series]) -> bool:
-        means = [v.mean() for v in values]
-        return means == sorted(means) and values[0].max() < values[-1].min()
-
     listed = [
         ", ".join(f"{kind} {_range(v)}" for kind, v in zip(WITHIN, values, strict=True))
         for values in (after, before)
@@ -73,9 +75,35 @@ def c2(barriers: pd.DataFrame) -> Verdict:
         f"Barriers of the training error, aligned and on the geodesic, in percentage points: "
         f"{listed[0]}; as found and on the raw straight line: {listed[1]}."
     )
-    if not tells(after):
+    if not _ascend(after):
         return Verdict("not reproduced", evidence)
-    return Verdict("partly reproduced" if tells(before) else "reproduced", evidence)
+    return Verdict("partly reproduced" if _ascend(before) else "reproduced", evidence)
+
+
+def c4(distances: pd.DataFrame) -> Verdict:
+    """Flatter minima are closer to each other, in function space.
+
+    The test: aligned, the mean angles of RSGD, SGD and ADV pairs ascend, and those of RSGD and ADV
+    pairs do not overlap. Partly reproduced: the mean of RSGD pairs is below that of ADV pairs.
+
+    Args:
+        distances: Columns ``kind, aligned``, in radians.
+
+    Example:
+        >>> import pandas as pd
+        >>> c4(pd.DataFrame({"kind": WITHIN, "aligned": [1.0, 1.2, 1.1]})).word
+        'partly reproduced'
+    """
+    angles = [distances.loc[distances["kind"] == kind, "aligned"] for kind in WITHIN]
+    if any(len(values) == 0 for values in angles):
+        return Verdict("not decided", f"This run has not all of {', '.join(WITHIN)}.")
+    pairs = zip(WITHIN, angles, strict=True)
+    listed = ", ".join(f"{k} {v.mean():.3f} ({v.min():.3f} to {v.max():.3f})" for k, v in pairs)
+    evidence = f"Angles of aligned pairs, in radians: {listed}."
+    if _ascend(angles):
+        return Verdict("reproduced", evidence)
+    closer = angles[0].mean() < angles[-1].mean()
+    return Verdict("partly reproduced" if closer else "not reproduced", evidence)
 
 
 def c5(barriers: pd.DataFrame) -> Verdict:
@@ -106,3 +134,29 @@ def c5(barriers: pd.DataFrame) -> Verdict:
         return Verdict("reproduced", evidence)
     small = after.max() < 0.1 * before.min()
     return Verdict("partly reproduced" if small else "not reproduced", evidence)
+
+
+def c6(chains: pd.DataFrame) -> Verdict:
+    """Minimizers are joined by two segments with a single bend, at zero error.
+
+    The test: along every chain the training error is below 0.1 %. Partly reproduced: along more
+    than half of them.
+
+    Args:
+        chains: A column ``"chain, train"`` with the largest training error along each.
+
+    Example:
+        >>> import pandas as pd
+        >>> c6(pd.DataFrame({"chain, train": [0.0, 0.0005, 0.02]})).word
+        'partly reproduced'
+    """
+    worst = chains["chain, train"]
+    good = int((worst < 1e-3).sum())
+    evidence = (
+        f"{good} of {len(chains)} chains have a training error below 0.1 % everywhere; the largest "
+        f"error along a chain is {100 * worst.median():.2f} % in the median and "
+        f"{100 * worst.max():.2f} % at worst."
+    )
+    if good == len(chains):
+        return Verdict("reproduced", evidence)
+    return Verdict("partly reproduced" if 2 * good > len(chains) else "not reproduced", evidence)

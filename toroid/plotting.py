@@ -10,14 +10,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from ._checks import State
+from .landscape import Plane
 from .symmetry import Symmetry
 
 __all__ = [
-    "ALGORITHMS", "COLORS", "SHORT", "band", "connectivity", "errors", "minimizers", "replicas",
-    "slide", "style", "symmetry_map",
+    "ALGORITHMS", "COLORS", "SHORT", "band", "bends", "connectivity", "distances", "embedding",
+    "errors", "layers", "minimizers", "planes", "replicas", "scaling", "slide", "style",
+    "symmetry_map",
 ]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
@@ -245,4 +248,153 @@ def replicas(histories: pd.DataFrame) -> Figure:
             ax.plot(run["epoch"] + 1, run[column], line, color=color, label=f"seed {seed}")
         ax.set(xlabel="epoch", ylabel=label, yscale="log")
     axes[0].legend()
+    return figure
+
+
+def distances(table: pd.DataFrame) -> Figure:
+    """Distances of pairs by their kind: of raw weights, and on the torus.
+
+    Args:
+        table: Columns ``kind, raw, as found, aligned``.
+
+    Returns:
+        A figure with two panels, one mark for each pair.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    kinds = list(table["kind"].unique())
+    for x, kind in enumerate(kinds):
+        part = table[table["kind"] == kind]
+        at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
+        left.plot(at, part["raw"], "o", color=COLORS[0], ms=4)
+        label = {"label": "as found"} if x == 0 else {}
+        right.plot(at, part["as found"], "o", color=COLORS[0], mfc="white", ms=4, **label)
+        label = {"label": "aligned"} if x == 0 else {}
+        right.plot(at, part["aligned"], "o", color=COLORS[1], ms=4, **label)
+    for ax in (left, right):
+        ax.set_xticks(range(len(kinds)), kinds, rotation=40)
+        ax.set_xlim(-0.6, len(kinds) - 0.4)
+    left.set_ylabel("raw distance over mean norm")
+    right.set_ylabel("rms angle (radians)")
+    right.legend()
+    return figure
+
+
+def layers(table: pd.DataFrame) -> Figure:
+    """Angles of pairs, layer by layer.
+
+    Args:
+        table: Columns ``kind, first, second, layer, angle``, the layers in their order.
+
+    Returns:
+        A figure; lines are means over pairs, bands their range.
+    """
+    names = list(table["layer"].unique())
+    figure, ax = plt.subplots(figsize=(min(9, 3 + 0.45 * len(names)), 3.4))
+    for index, (kind, part) in enumerate(table.groupby("kind", sort=False)):
+        runs = part.pivot(index=["first", "second"], columns="layer", values="angle")[names]
+        band(ax, range(len(names)), runs.to_numpy(), index=index, label=str(kind))
+    ax.set_xticks(range(len(names)), names, rotation=40)
+    ax.set(xlabel="layer", ylabel="rms angle (radians)")
+    ax.legend()
+    return figure
+
+
+def scaling(matrix: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """Classical multidimensional scaling into the plane (Torgerson 1952).
+
+    Args:
+        matrix: Distances, symmetric.
+
+    Returns:
+        Places (points, 2), and the share of the squared distances' variation that they show.
+    """
+    squares = matrix.to_numpy() ** 2
+    centred = squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean()
+    values, vectors = np.linalg.eigh(-0.5 * centred)
+    top = np.clip(values[-2:], 0, None)
+    return vectors[:, -2:] * top**0.5, float(top.sum() / np.abs(values).sum())
+
+
+def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
+    """Angles against flatness, and a map of the minimizers.
+
+    Args:
+        table: Columns ``algorithm, local energy, standard error, angle``, in the matrix's order.
+        matrix: Distances between all minimizers.
+
+    Returns:
+        A figure with two panels.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
+    places, _ = scaling(matrix)
+    for algorithm in table["algorithm"].unique():
+        color, _, mark = ALGORITHMS[algorithm]
+        chosen = (table["algorithm"] == algorithm).to_numpy()
+        part = table[chosen]
+        left.errorbar(
+            100 * part["local energy"], part["angle"], xerr=100 * part["standard error"], fmt=mark,
+            color=color, ms=6, label=SHORT[algorithm],
+        )  # fmt: skip
+        right.plot(*places[chosen].T, mark, color=color, ms=7)
+    left.set(xlabel="local energy (percentage points)", ylabel="mean angle to its own (radians)")
+    right.set(xlabel="radians", ylabel="radians", aspect="equal")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure
+
+
+def bends(curves: pd.DataFrame) -> Figure:
+    """Error along segments and chains: rows are kinds of pairs, columns treatments.
+
+    Args:
+        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split.
+
+    Returns:
+        A figure; lines are means over pairs, bands their range.
+    """
+    kinds = list(curves["kind"].unique())
+    treatments = curves[["weights", "alignment"]].drop_duplicates().to_numpy().tolist()
+    figure, axes = plt.subplots(
+        len(kinds), len(treatments), figsize=(2.4 * len(treatments), 0.9 + 1.6 * len(kinds)),
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for row, kind in zip(axes, kinds, strict=True):
+        for ax, (weights, alignment) in zip(row, treatments, strict=True):
+            same = (curves["weights"] == weights) & (curves["alignment"] == alignment)
+            for index, name in ((1, "segment"), (0, "chain")):
+                part = curves[same & (curves["kind"] == kind) & (curves["path"] == name)]
+                table = part.pivot(index="pair", columns="t", values="error")
+                band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=name)
+        row[0].set_ylabel(f"{kind}\nerror (%)")
+    for ax, treatment in zip(axes[0], treatments, strict=True):
+        ax.set_title(",\n".join(treatment))
+    for ax in axes[-1]:
+        ax.set_xlabel("t")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def planes(maps: dict[str, Plane]) -> Figure:
+    """Maps of the error on planes through two minimizers and a corner.
+
+    Args:
+        maps: By title; the corners are those of `toroid.plane` for two minimizers and a corner.
+
+    Returns:
+        A figure with one panel for each map, of one colour scale.
+    """
+    figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 4), squeeze=False)
+    top = max(100 * float(found.error.max()) for found in maps.values())
+    levels = np.concatenate([[0, 0.1, 0.3, 1, 3], np.linspace(10, max(20, top), 6)])
+    for ax, (title, found) in zip(axes[0], maps.items(), strict=True):
+        norm = BoundaryNorm(levels, 256)
+        shown = ax.pcolormesh(
+            found.x, found.y, 100 * found.error, cmap="viridis", norm=norm, shading="nearest"
+        )
+        (a, b, corner) = found.corners
+        ax.plot(*np.array([a, b]).T, "--", color="white")
+        ax.plot(*np.array([a, corner, b]).T, "-", color="white")
+        ax.plot(*np.array([a, b]).T, "o", color="white", mec="black", ms=8)
+        ax.plot(*corner, "D", color="white", mec="black", ms=7)
+        ax.set(title=title, xlabel="length", ylabel="length", aspect="equal")
+    figure.colorbar(shown, ax=axes[0], label="error (%)", ticks=levels, format="%.3g")
     return figure

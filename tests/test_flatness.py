@@ -1,0 +1,102 @@
+"""Local energy: against slow versions, and what rescaling does to it."""
+
+import numpy as np
+import pytest
+import torch
+import toroid
+from networks import gap
+from toroid import flatness
+
+
+@pytest.fixture(scope="module")
+def trained():
+    data = toroid.data.load("digits")[0].take(300)
+    torch.manual_seed(0)
+    model = toroid.mlp(data.shape, hidden=(32, 16)).double()
+    data = toroid.data.Dataset(data.images.double(), data.labels, 10)
+    state = toroid.training.sgd(
+        model, data, epochs=30, generator=torch.Generator().manual_seed(0)
+    ).state
+    symmetry = toroid.find_symmetries(model, data.images[:2])
+    return model, data, symmetry, state, toroid.normalize(state, symmetry)
+
+
+@pytest.mark.parametrize("noise", ["additive", "multiplicative"])
+def test_the_energy_is_the_mean_growth_of_the_error(trained, noise):
+    model, data, _, state, _ = trained
+    found = toroid.local_energy(state, model, data, sigma=[0.2, 0.5], noise=noise, draws=4, seed=7)
+    start = toroid.evaluate(state, model, data).error
+    for row, size in enumerate([0.2, 0.5]):
+        grown = []
+        for draw in range(4):
+            generator = torch.Generator().manual_seed(7 + draw)
+            moved = {}
+            for k, v in state.items():
+                z = torch.randn(v.shape, generator=generator).double()
+                moved[k] = v + size * z * (v if noise == "multiplicative" else 1)
+            grown.append(toroid.evaluate(moved, model, data).error - start)
+        assert found["energy"][row] == pytest.approx(np.mean(grown))
+        assert found["standard_error"][row] == pytest.approx(np.std(grown, ddof=1) / 2)
+    assert found["energy"].min() > 0
+
+
+def test_on_the_torus_units_walk_by_the_angle_that_is_asked_for(trained):
+    model, _, symmetry, _, normal = trained
+    names = [name for name, _ in model.named_parameters()]
+    angles = []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        walk = flatness._walk(normal, names, "torus", symmetry, "euclidean", generator)
+        assert gap(walk(0.0), normal) < 1e-15
+        moved = walk(0.3)
+        for scale in symmetry.scales:
+            assert scale.vectors(moved).norm(dim=1).numpy() == pytest.approx(1)
+        angles.append(toroid.distance(normal, moved, symmetry, mean=True))
+    assert np.mean(np.square(angles)) ** 0.5 == pytest.approx(0.3, rel=0.02)
+
+
+def test_additive_noise_sees_a_rescaling_and_the_torus_does_not(trained):
+    """What the paper argues: flatness means something only after the symmetry is removed."""
+    model, data, symmetry, state, _ = trained
+    generator = torch.Generator().manual_seed(0)
+    factors = {
+        s.name: (torch.randn(len(s.axes[0].index), generator=generator).double()).exp()
+        for s in symmetry.scales
+    }
+    same = toroid.rescale(state, factors, symmetry)
+    assert toroid.same_function(model, state, same, data.images, tolerance=1e-9)
+    options = {"sigma": [0.15], "draws": 10}
+    raw = [
+        toroid.local_energy(s, model, data, noise="additive", **options)["energy"][0]
+        for s in (state, same)
+    ]
+    assert raw[1] > 1.5 * raw[0]
+    torus = [
+        toroid.local_energy(
+            toroid.normalize(s, symmetry), model, data, symmetry=symmetry, **options
+        )["energy"][0]
+        for s in (state, same)
+    ]
+    assert torus[0] == pytest.approx(torus[1], abs=1e-12)
+    times = [
+        toroid.local_energy(s, model, data, noise="multiplicative", **options)["energy"][0]
+        for s in (state, same)
+    ]
+    assert times[0] == pytest.approx(times[1], abs=1e-12)
+
+
+def test_batchnorm_and_bad_input(trained):
+    model, data, symmetry, state, _ = trained
+    network = toroid.vgg16_bn(data.shape, width=0.03).double()
+    network_symmetry = toroid.find_symmetries(network, data.images[:2])
+    point = toroid.normalize(network.state_dict(), network_symmetry)
+    energy = toroid.local_energy(
+        point, network, data, sigma=0.1, symmetry=network_symmetry, draws=2, refresh=data
+    )
+    assert np.isfinite(energy["energy"]).all()
+    with pytest.raises(ValueError, match="noise is 'gaussian'; it can be 'torus'"):
+        toroid.local_energy(state, model, data, sigma=0.1, noise="gaussian")
+    with pytest.raises(ValueError, match="needs a symmetry"):
+        toroid.local_energy(state, model, data, sigma=0.1, noise="torus")
+    with pytest.raises(ValueError, match="not on the torus"):
+        toroid.local_energy(state, model, data, sigma=0.1, symmetry=symmetry)

@@ -1,0 +1,116 @@
+"""How much the error grows around a minimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import torus
+from ._checks import State, check_choice, check_model
+from ._graph import structure
+from .data import Dataset
+from .landscape import _evaluate, _refresh
+from .symmetry import Symmetry
+
+__all__ = ["local_energy"]
+
+NOISES = ("torus", "multiplicative", "additive")
+
+
+def local_energy(
+    state: State, model: nn.Module, data: Dataset, *, sigma: float | Sequence[float],
+    symmetry: Symmetry | None = None, noise: str | None = None, draws: int = 10, seed: int = 0,
+    bias: str = "euclidean", refresh: Dataset | None = None, batch_size: int = 250,
+) -> pd.DataFrame:  # fmt: skip
+    """The mean growth of the error under Gaussian noise on the weights.
+
+    ``E_z [error(w + σ z) - error(w)]`` (Pittorino et al. 2021, arXiv 2006.07897), by noise:
+
+    - ``"additive"``: σ z on every weight, z standard normal. Not the same for two rescalings of one
+      function.
+    - ``"multiplicative"``: σ w z: a weight's noise is as large as it is.
+    - ``"torus"``: each unit's vector walks a great circle, into a random direction, by an angle of
+      root mean square σ; Euclidean biases get noise of σ times their own root mean square.
+
+    The noise is on the parameters, BatchNorm's running statistics have none. The same seed draws
+    the same noise for all networks of one shape, and for all σ.
+
+    Args:
+        state: State dict; normalised for noise on the torus.
+        model: The network; it is not changed.
+        data: Usually the training data.
+        sigma: Sizes of the noise.
+        symmetry: From `find_symmetries`; needed for noise on the torus.
+        noise: One of those; by default ``"torus"`` with a symmetry, else ``"multiplicative"``.
+        draws: How many z to average over.
+        seed: Draws them.
+        bias: As in `normalize`.
+        refresh: Data on which BatchNorm's statistics are estimated again for every draw.
+        batch_size: Images at a time.
+
+    Returns:
+        One row for each σ: ``sigma, energy, standard_error``, of fractions misclassified.
+
+    Raises:
+        ValueError: If a word is unknown, the noise needs a symmetry, or the state is not on the
+            torus.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(32,))
+        >>> trained = toroid.training.sgd(model, train, epochs=5, generator=torch.Generator())
+        >>> energy = local_energy(trained.state, model, train, sigma=[0.1, 1.0], draws=3)
+        >>> bool(energy["energy"].is_monotonic_increasing)
+        True
+    """
+    kind = noise or ("multiplicative" if symmetry is None else "torus")
+    check_choice("noise", kind, NOISES)
+    check_model(state, model)
+    if kind == "torus" and symmetry is None:
+        raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
+    names = [name for name, _ in model.named_parameters()]
+    network = structure(model)
+
+    def error(point: State) -> float:
+        if refresh is not None:
+            point = _refresh(point, network, refresh, batch_size)
+        return _evaluate(point, network, data, batch_size).error
+
+    sizes = [float(s) for s in np.atleast_1d(sigma)]
+    start, grown = error(state), np.empty((len(sizes), draws))
+    for draw in range(draws):
+        walk = _walk(state, names, kind, symmetry, bias, torch.Generator().manual_seed(seed + draw))
+        grown[:, draw] = [error(walk(size)) - start for size in sizes]
+    spread = grown.std(1, ddof=1) / draws**0.5 if draws > 1 else np.full(len(sizes), np.nan)
+    return pd.DataFrame({"sigma": sizes, "energy": grown.mean(1), "standard_error": spread})
+
+
+def _walk(
+    state: State,
+    names: Sequence[str],
+    kind: str,
+    symmetry: Symmetry | None,
+    bias: str,
+    generator: torch.Generator,
+) -> Callable[[float], dict[str, Tensor]]:
+    """From a size of the noise to the state, in one random direction."""
+    z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
+    if kind == "multiplicative":
+        z = {k: v * state[k] for k, v in z.items()}
+    if kind != "torus" or symmetry is None:
+        return lambda size: {**state, **{k: state[k] + size * v for k, v in z.items()}}
+    tangent = {k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point()}
+    tangent |= {k: v * state[k].square().mean().sqrt() for k, v in z.items()}
+    for scale in symmetry.scales:
+        point, way = scale.vectors(state, bias), scale.vectors(z, bias)
+        way = way - (way * point).sum(1, keepdim=True) * point
+        way /= max(1, way.shape[1] - 1) ** 0.5  # of a mean square of 1 over the draws
+        torus._write(tangent, scale, way, bias)
+    return lambda size: torus.exp(
+        state, {k: size * v for k, v in tangent.items()}, symmetry, bias=bias
+    )
