@@ -121,8 +121,10 @@ class Axis:
 
     def put(self, tensor: Tensor, vectors: Tensor) -> Tensor:
         """The parameter with `vectors` (units, numbers) where `rows` takes them from."""
-        flat = self.flat(tensor).movedim(self.dim, 0).clone()
-        positions = self.positions.to(tensor.device)
+        flat = self.flat(tensor).movedim(self.dim, 0)
+        if self.ordered and len(flat) == len(self.index):
+            return vectors.reshape(flat.shape).movedim(0, self.dim).reshape(tensor.shape)
+        flat, positions = flat.clone(), self.positions.to(tensor.device)
         flat[positions] = vectors.reshape(*positions.shape, *flat.shape[1:])
         return flat.movedim(0, self.dim).reshape(tensor.shape)
 

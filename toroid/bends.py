@@ -104,9 +104,9 @@ def bend(
         found[0].sum().backward()
         loop.optimizer.step()
         if symmetry is not None:
-            back = corner()
-            for k, w in networks.weights.items():
-                w.detach()[0] = back[k].detach()
+            with torch.no_grad():
+                for k, v in corner().items():
+                    networks.state[k][0] = v
         return found
 
     (history,) = loop.run(step)
@@ -121,6 +121,6 @@ def _between(
     if symmetry is None:
         point = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
     else:
-        theta = torus.angles(a, b, symmetry, bias=bias)
+        theta = torus.arcs(a, b, symmetry, bias)
         point = torus.great_circles(a, b, t, symmetry, theta, bias)
     return {k: (v if v.is_floating_point() else v.clone())[None] for k, v in point.items()}

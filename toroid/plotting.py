@@ -383,14 +383,13 @@ def planes(maps: dict[str, Plane]) -> Figure:
         A figure with one panel for each map, of one colour scale.
     """
     figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 4), squeeze=False)
-    top = max(100 * float(found.error.max()) for found in maps.values())
-    levels = np.concatenate([[0, 0.1, 0.3, 1, 3], np.linspace(10, max(20, top), 6)])
+    levels = [0, 0.1, 0.3, 1, 3, 10, 30, 100]  # nearly logarithmic: the valleys are what counts
     for ax, (title, found) in zip(axes[0], maps.items(), strict=True):
         norm = BoundaryNorm(levels, 256)
         shown = ax.pcolormesh(
             found.x, found.y, 100 * found.error, cmap="viridis", norm=norm, shading="nearest"
         )
-        (a, b, corner) = found.corners
+        a, b, corner = found.corners
         ax.plot(*np.array([a, b]).T, "--", color="white")
         ax.plot(*np.array([a, corner, b]).T, "-", color="white")
         ax.plot(*np.array([a, b]).T, "o", color="white", mec="black", ms=8)

@@ -121,6 +121,11 @@ def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -
         tensor([0., 0., 0., 0., 0.])
     """
     _check_torus(a, b, symmetry, bias)
+    return arcs(a, b, symmetry, bias)
+
+
+def arcs(a: State, b: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
+    """`angles` of states that are known to be on the torus."""
     return {s.name: _angle(s.vectors(a, bias), s.vectors(b, bias)) for s in symmetry.scales}
 
 
