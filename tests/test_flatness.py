@@ -85,6 +85,24 @@ def test_additive_noise_sees_a_rescaling_and_the_torus_does_not(trained):
     assert times[0] == pytest.approx(times[1], abs=1e-12)
 
 
+def test_flips_change_the_sign_of_that_share_of_the_weights(trained):
+    model, data, _, state, _ = trained
+    names = [name for name, _ in model.named_parameters()]
+    walk = flatness._walk(
+        state, names, "flips", None, "euclidean", torch.Generator().manual_seed(0)
+    )
+    changed = {}
+    for p in (0.0, 0.1, 0.3, 1.0):
+        moved = walk(p)
+        assert all(torch.equal(moved[k].abs(), v.abs()) for k, v in state.items())
+        changed[p] = torch.cat([(moved[k] != state[k]).flatten() for k in names])
+    shares = [float(v.double().mean()) for v in changed.values()]
+    assert shares == pytest.approx([0, 0.1, 0.3, 1.0], abs=0.02)
+    assert changed[0.3][changed[0.1]].all()  # the same draws for every p
+    energy = toroid.local_energy(state, model, data, sigma=[0, 0.3], noise="flips", draws=2)
+    assert energy["energy"][0] == 0 < energy["energy"][1]
+
+
 def test_batchnorm_and_bad_input(trained):
     model, data, symmetry, state, _ = trained
     network = toroid.vgg16_bn(data.shape, width=0.03).double()
@@ -96,6 +114,10 @@ def test_batchnorm_and_bad_input(trained):
     assert np.isfinite(energy["energy"]).all()
     with pytest.raises(ValueError, match="noise is 'gaussian'; it can be 'torus'"):
         toroid.local_energy(state, model, data, sigma=0.1, noise="gaussian")
+    with pytest.raises(ValueError, match="probabilities, 0 to 1"):
+        toroid.local_energy(state, model, data, sigma=1.5, noise="flips")
+    with pytest.raises(ValueError, match="draws is 0"):
+        toroid.local_energy(state, model, data, sigma=0.1, draws=0)
     with pytest.raises(ValueError, match="needs a symmetry"):
         toroid.local_energy(state, model, data, sigma=0.1, noise="torus")
     with pytest.raises(ValueError, match="not on the torus"):

@@ -119,6 +119,53 @@ def test_along_walks_once_for_several_data_sets(digits):
     assert seen[1:] == [0, 0.3, 1]  # the first call checks the path
 
 
+def test_known_ends_are_not_evaluated_again(digits):
+    models = [toroid.mlp(digits.shape, hidden=(8,)) for _ in range(2)]
+    path = toroid.Linear(*(m.state_dict() for m in models))
+    data = {"few": digits.take(50), "all": digits}
+    whole = toroid.along(path, models[0], data, points=4)
+    ends = {name: curve.ends for name, curve in whole.items()}
+    seen = []
+    again = toroid.along(lambda t: seen.append(t) or path(t), models[0], data, points=4, ends=ends)
+    assert seen[1:] == pytest.approx([1 / 3, 2 / 3])
+    for name in data:
+        assert again[name].loss.tolist() == whole[name].loss.tolist()
+    marked = toroid.Score(0.125, 7.0)  # what is given is what is shown
+    assert toroid.along(path, models[0], digits, points=3, ends=(marked, marked)).loss[2] == 7.0
+
+
+@pytest.mark.parametrize("arch", ["lenet", "vgg16_bn", "resnet18"])
+def test_layout_changes_nothing_but_rounding(digits, arch):
+    model = toroid.models.build(arch, digits.shape, 10, 0.1).double()
+    state = toroid.refresh(model.state_dict(), model, digits)
+    moved = toroid.refresh(model.state_dict(), model, digits, channels_last=True)
+    assert gap(state, moved) < 1e-12
+    plain = toroid.evaluate(state, model, digits)
+    assert toroid.evaluate(state, model, digits, channels_last=True).loss == pytest.approx(
+        plain.loss
+    )
+    assert all(v.is_contiguous() for v in state.values())
+
+
+def test_bfloat16_is_close_and_keeps_the_precision_of_the_statistics(digits):
+    model = toroid.vgg16_bn(digits.shape, width=0.1)
+    how = {"precision": "bfloat16", "channels_last": True}
+    fresh = toroid.refresh(model.state_dict(), model, digits, **how)
+    assert all(v.dtype == model.state_dict()[k].dtype for k, v in fresh.items())
+    exact = toroid.evaluate(fresh, model, digits).loss
+    rough = toroid.evaluate(fresh, model, digits, **how).loss
+    assert rough != exact
+    assert rough == pytest.approx(exact, rel=1e-2)
+
+
+def test_how_to_evaluate_is_checked(digits):
+    model = toroid.mlp(digits.shape, hidden=(4,))
+    with pytest.raises(ValueError, match=r"precision.*float16.*bfloat16"):
+        toroid.evaluate(model.state_dict(), model, digits, precision="float16")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        toroid.along(lambda t: model.state_dict(), model, digits, batch_size=0)
+
+
 def test_along_estimates_batchnorm_again_at_every_point(digits):
     model = toroid.vgg16_bn(digits.shape, width=0.05)
     state = model.state_dict()

@@ -71,6 +71,8 @@ def test_the_readmes_example_runs(capsys):
 BENCHMARKS = {
     "alignment": (["--networks", "lenet", "--repeats", "1", "--cores", "1"],
                   ["plain loop", "rebasin", "times the bound", "normalize", "GB/s"]),
+    "paths": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--batch", "10"],
+              ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
     "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
                  ["plain", "one by one", "stacked", "bfloat16", "images/s", "test error"]),
 }  # fmt: skip
@@ -102,7 +104,7 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_modules_import_only_from_their_left():
-    order = ["_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape", "flatness", "models", "_loop", "training", "bends", "minimizers", "claims", "plotting", "notebooks", "cli"]  # fmt: skip
+    order = ["_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape", "flatness", "curvature", "models", "_loop", "training", "bends", "minimizers", "claims", "plotting", "notebooks", "cli"]  # fmt: skip
     for path in (ROOT / "toroid").glob("*.py"):
         if path.stem == "__init__":
             continue

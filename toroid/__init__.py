@@ -15,7 +15,9 @@ from importlib.metadata import version as _version
 from . import (
     alignment,
     bends,
+    curvature,
     data,
+    flatness,
     landscape,
     minimizers,
     models,
@@ -26,8 +28,9 @@ from . import (
 )
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
+from .curvature import Hessian, fisher_rao, hessian, sharpness
 from .flatness import local_energy
-from .landscape import Curve, Plane, Score, along, evaluate, plane, refresh
+from .landscape import Curve, Evaluation, Plane, Score, along, evaluate, plane, refresh
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
 from .paths import Geodesic, Linear, Polygon
@@ -53,8 +56,10 @@ __all__ = [
     "Axis",
     "Bend",
     "Curve",
+    "Evaluation",
     "Geodesic",
     "Group",
+    "Hessian",
     "Linear",
     "Minimizer",
     "Plane",
@@ -73,14 +78,17 @@ __all__ = [
     "angles",
     "bend",
     "bends",
+    "curvature",
     "data",
     "distance",
     "evaluate",
     "exp",
     "find_symmetries",
+    "fisher_rao",
     "flatness",
     "flip",
     "geodesic",
+    "hessian",
     "landscape",
     "lenet",
     "local_energy",
@@ -97,6 +105,7 @@ __all__ = [
     "rescale",
     "resnet18",
     "same_function",
+    "sharpness",
     "symmetry",
     "torus",
     "train_all",

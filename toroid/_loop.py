@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from ._checks import check_choice
 from ._graph import structure
 from .data import Dataset
+from .landscape import PRECISIONS
 
 #: Factor on the learning rate as a function of the fraction of the training that is done.
 SCHEDULES = {
@@ -30,8 +31,6 @@ SCHEDULES = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "steps": lambda done: 0.2 ** ((done >= 1 / 2) + (done >= 3 / 4)),  # epochs 150 and 225 of 300
 }
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)

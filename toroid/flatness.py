@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,20 +12,19 @@ from torch import Tensor, nn
 
 from . import torus
 from ._checks import State, check_choice, check_model
-from ._graph import structure
 from .data import Dataset
-from .landscape import _evaluate, _refresh
+from .landscape import Evaluation, Evaluator
 from .symmetry import Symmetry
 
 __all__ = ["local_energy"]
 
-NOISES = ("torus", "multiplicative", "additive")
+NOISES = ("torus", "multiplicative", "additive", "flips")
 
 
 def local_energy(
     state: State, model: nn.Module, data: Dataset, *, sigma: float | Sequence[float],
     symmetry: Symmetry | None = None, noise: str | None = None, draws: int = 10, seed: int = 0,
-    bias: str = "euclidean", refresh: Dataset | None = None, batch_size: int = 250,
+    bias: str = "euclidean", refresh: Dataset | None = None, **how: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """The mean growth of the error under Gaussian noise on the weights.
 
@@ -35,6 +35,7 @@ def local_energy(
     - ``"multiplicative"``: σ w z: a weight's noise is as large as it is.
     - ``"torus"``: each unit's vector walks a great circle, into a random direction, by an angle of
       root mean square σ; Euclidean biases get noise of σ times their own root mean square.
+    - ``"flips"``: each weight changes its sign with probability σ: for weights of ±1.
 
     The noise is on the parameters, BatchNorm's running statistics have none. The same seed draws
     the same noise for all networks of one shape, and for all σ.
@@ -43,21 +44,21 @@ def local_energy(
         state: State dict; normalised for noise on the torus.
         model: The network; it is not changed.
         data: Usually the training data.
-        sigma: Sizes of the noise.
+        sigma: Sizes of the noise; of flips, probabilities.
         symmetry: From `find_symmetries`; needed for noise on the torus.
         noise: One of those; by default ``"torus"`` with a symmetry, else ``"multiplicative"``.
         draws: How many z to average over.
         seed: Draws them.
         bias: As in `normalize`.
         refresh: Data on which BatchNorm's statistics are estimated again for every draw.
-        batch_size: Images at a time.
+        **how: Fields of `Evaluation`.
 
     Returns:
         One row for each σ: ``sigma, energy, standard_error``, of fractions misclassified.
 
     Raises:
-        ValueError: If a word is unknown, the noise needs a symmetry, or the state is not on the
-            torus.
+        ValueError: If a word is unknown, a size out of range, the noise needs a symmetry, or the
+            state is not on the torus.
 
     Example:
         >>> import torch, toroid
@@ -74,14 +75,19 @@ def local_energy(
     if kind == "torus" and symmetry is None:
         raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
     names = [name for name, _ in model.named_parameters()]
-    network = structure(model)
+    evaluator = Evaluator(model, Evaluation(**how))
 
     def error(point: State) -> float:
         if refresh is not None:
-            point = _refresh(point, network, refresh, batch_size)
-        return _evaluate(point, network, data, batch_size).error
+            point = evaluator.refresh(point, refresh)
+        return evaluator.score(point, data).error
 
     sizes = [float(s) for s in np.atleast_1d(sigma)]
+    if min(sizes) < 0 or (kind == "flips" and max(sizes) > 1):
+        limit = "probabilities, 0 to 1" if kind == "flips" else "not below 0"
+        raise ValueError(f"sigma is {sigma}; sizes of {kind} noise are {limit}")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; it must be positive")
     start, grown = error(state), np.empty((len(sizes), draws))
     for draw in range(draws):
         walk = _walk(state, names, kind, symmetry, bias, torch.Generator().manual_seed(seed + draw))
@@ -99,6 +105,12 @@ def _walk(
     generator: torch.Generator,
 ) -> Callable[[float], dict[str, Tensor]]:
     """From a size of the noise to the state, in one random direction."""
+    if kind == "flips":
+        u = {k: torch.rand(state[k].shape, generator=generator).to(state[k].device) for k in names}
+        return lambda p: {
+            **state,
+            **{k: torch.where(v < p, -state[k], state[k]) for k, v in u.items()},
+        }
     z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
     if kind == "multiplicative":
         z = {k: v * state[k] for k, v in z.items()}

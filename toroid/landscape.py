@@ -15,14 +15,17 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from ._checks import State, check_model
+from ._checks import State, check_choice, check_model
 from ._graph import structure
 from .data import Dataset
 from .paths import Path
 from .symmetry import Symmetry
 from .torus import to_spheres
 
-__all__ = ["Curve", "Plane", "Score", "along", "evaluate", "plane", "refresh"]
+__all__ = ["Curve", "Evaluation", "Plane", "Score", "along", "evaluate", "plane", "refresh"]
+
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class Score(NamedTuple):
@@ -32,21 +35,100 @@ class Score(NamedTuple):
     loss: float
 
 
-def _batches(data: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    if not len(data):
-        raise ValueError(f"the data set {data.name!r} is empty")
-    parts = -(-len(data) // size)  # of nearly equal size: BatchNorm's statistics weigh them alike
-    return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
+@dataclass(frozen=True)
+class Evaluation:
+    """How networks are evaluated: what changes the time, and only by rounding the result.
+
+    Attributes:
+        batch_size: Images at a time.
+        precision: ``"float32"``, the precision of the state; or ``"bfloat16"``, where the layers
+            that gain from it run in bfloat16 and errors change a little: fast on a GPU and on a CPU
+            with instructions for it, slow elsewhere.
+        channels_last: Keep images and kernels with the channels innermost, which makes most
+            convolutions faster. Networks that call ``view`` on images (``flatten`` is no trouble)
+            cannot do that.
+
+    Raises:
+        ValueError: If a value is not one of these.
+    """
+
+    batch_size: int = 250
+    precision: str = "float32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, tuple(PRECISIONS))
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
 
 
-def evaluate(state: State, model: nn.Module, data: Dataset, *, batch_size: int = 250) -> Score:
+class Evaluator:
+    """A network without weights of its own, evaluated for one state after the other."""
+
+    def __init__(self, model: nn.Module, how: Evaluation) -> None:
+        self.network, self.how = structure(model), how
+        self.norms = {
+            k: m
+            for k, m in self.network.named_modules()
+            if isinstance(m, _BatchNorm) and m.track_running_stats
+        }
+
+    def _batches(self, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+        if not len(data):
+            raise ValueError(f"the data set {data.name!r} is empty")
+        # of nearly equal size: BatchNorm's statistics weigh them alike
+        parts = -(-len(data) // self.how.batch_size)
+        return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        if not self.how.channels_last or tensor.dim() != 4:
+            return tensor
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    def _outputs(self, state: State, images: Tensor) -> Tensor:
+        """Outputs for images, in the precision of the state."""
+        dtype = next(v.dtype for v in state.values() if v.is_floating_point())
+        kind = PRECISIONS[self.how.precision]
+        with torch.autocast(images.device.type, kind, enabled=kind is not None):
+            outputs = functional_call(self.network, dict(state), (self._place(images.to(dtype)),))
+        return outputs.to(dtype)
+
+    @torch.inference_mode()
+    def score(self, state: State, data: Dataset) -> Score:
+        """Error and loss."""
+        placed = {k: self._place(v) for k, v in state.items()}
+        wrong, loss = 0, 0.0
+        for images, labels in self._batches(data):
+            outputs = self._outputs(placed, images)
+            wrong += int((outputs.argmax(1) != labels).sum())
+            loss += float(cross_entropy(outputs, labels, reduction="sum"))
+        return Score(wrong / len(data), loss / len(data))
+
+    @torch.no_grad()
+    def refresh(self, state: State, data: Dataset) -> dict[str, Tensor]:
+        """The state with BatchNorm's statistics of these images."""
+        result = {k: self._place(v) for k, v in state.items()} if self.norms else dict(state)
+        starts = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
+        for name, module in self.norms.items():
+            for key, start in starts.items():
+                result[f"{name}.{key}"] = torch.full_like(state[f"{name}.{key}"], start)
+            module.train()
+            module.momentum = None  # the plain mean over batches
+        if self.norms:
+            for images, _ in self._batches(data):
+                self._outputs(result, images)  # writes into result's statistics
+        self.network.eval()
+        return result
+
+
+def evaluate(state: State, model: nn.Module, data: Dataset, **how: Any) -> Score:
     """Error and loss of a state, in evaluation mode.
 
     Args:
         state: State dict, on the device of the data.
         model: The network; it is not changed, and its own weights do not matter.
         data: Images and labels.
-        batch_size: Images at a time; the result does not depend on it.
+        **how: Fields of `Evaluation`, e.g. ``batch_size``.
 
     Returns:
         ``(error, loss)``.
@@ -62,27 +144,10 @@ def evaluate(state: State, model: nn.Module, data: Dataset, *, batch_size: int =
         True
     """
     check_model(state, model)
-    return _evaluate(state, structure(model), data, batch_size)
+    return Evaluator(model, Evaluation(**how)).score(state, data)
 
 
-@torch.inference_mode()
-def _evaluate(state: State, network: nn.Module, data: Dataset, batch_size: int) -> Score:
-    wrong, loss = 0, 0.0
-    for images, labels in _batches(data, batch_size):
-        output = functional_call(network, dict(state), (_like(images, state),))
-        wrong += int((output.argmax(1) != labels).sum())
-        loss += float(cross_entropy(output, labels, reduction="sum"))
-    return Score(wrong / len(data), loss / len(data))
-
-
-def _like(images: Tensor, state: State) -> Tensor:
-    """Images in the precision of the state."""
-    return images.to(next(v.dtype for v in state.values() if v.is_floating_point()))
-
-
-def refresh(
-    state: State, model: nn.Module, data: Dataset, *, batch_size: int = 250
-) -> dict[str, Tensor]:
+def refresh(state: State, model: nn.Module, data: Dataset, **how: Any) -> dict[str, Tensor]:
     """Estimate BatchNorm's statistics again, on this data.
 
     Interpolated networks need it: the mean of two networks' statistics is not the statistics of
@@ -93,7 +158,8 @@ def refresh(
         state: State dict; it is not changed.
         model: The network; it is not changed.
         data: Usually the training data.
-        batch_size: Images at a time; the larger, the closer to the statistics of the whole.
+        **how: Fields of `Evaluation`. The larger the ``batch_size``, the closer to the statistics
+            of the whole.
 
     Returns:
         The state with new running means and variances; without BatchNorm, an equal state.
@@ -110,28 +176,7 @@ def refresh(
         False
     """
     check_model(state, model)
-    return _refresh(state, structure(model), data, batch_size)
-
-
-@torch.no_grad()
-def _refresh(state: State, network: nn.Module, data: Dataset, batch_size: int) -> dict[str, Tensor]:
-    result = dict(state)
-    norms = {
-        k: m
-        for k, m in network.named_modules()
-        if isinstance(m, _BatchNorm) and m.track_running_stats
-    }
-    if not norms:
-        return result
-    for name, module in norms.items():
-        for key, start in (("running_mean", 0.0), ("running_var", 1.0), ("num_batches_tracked", 0)):
-            result[f"{name}.{key}"] = torch.full_like(state[f"{name}.{key}"], start)
-        module.train()
-        module.momentum = None  # the plain mean over batches
-    for images, _ in _batches(data, batch_size):
-        functional_call(network, result, (_like(images, state),))  # writes into result's statistics
-    network.eval()
-    return result
+    return Evaluator(model, Evaluation(**how)).refresh(state, data)
 
 
 @dataclass(frozen=True)
@@ -164,6 +209,12 @@ class Curve:
         return _barrier(self.t, self.loss)
 
     @property
+    def ends(self) -> tuple[Score, Score]:
+        """The scores at the first and the last place, as `along` takes them."""
+        first, last = (Score(float(self.error[i]), float(self.loss[i])) for i in (0, -1))
+        return first, last
+
+    @property
     def frame(self) -> pd.DataFrame:
         """One row for each point: t, error, loss."""
         return pd.DataFrame({"t": self.t, "error": self.error, "loss": self.loss})
@@ -175,21 +226,24 @@ def _barrier(t: np.ndarray, values: np.ndarray) -> float:
     return float((values - (values[0] + share * (values[-1] - values[0]))).max())
 
 
+Ends = tuple[Score, Score]
+
+
 @overload
 def along(
     path: Path, model: nn.Module, data: Dataset, *, points: int | Sequence[float] = ...,
-    refresh: Dataset | None = ..., batch_size: int = ..., progress: bool = ...,
+    refresh: Dataset | None = ..., ends: Ends | None = ..., progress: bool = ..., **how: Any,
 ) -> Curve: ...  # fmt: skip
 @overload
 def along(
     path: Path, model: nn.Module, data: Mapping[str, Dataset], *,
-    points: int | Sequence[float] = ..., refresh: Dataset | None = ..., batch_size: int = ...,
-    progress: bool = ...,
+    points: int | Sequence[float] = ..., refresh: Dataset | None = ...,
+    ends: Mapping[str, Ends] | None = ..., progress: bool = ..., **how: Any,
 ) -> dict[str, Curve]: ...  # fmt: skip
 def along(
     path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *,
-    points: int | Sequence[float] = 25, refresh: Dataset | None = None, batch_size: int = 250,
-    progress: bool = False,
+    points: int | Sequence[float] = 25, refresh: Dataset | None = None,
+    ends: Ends | Mapping[str, Ends] | None = None, progress: bool = False, **how: Any,
 ) -> Any:  # fmt: skip
     """Error and loss along a path.
 
@@ -200,8 +254,10 @@ def along(
         points: Number of places, evenly spaced with both ends, or the ascending places themselves.
         refresh: Data on which BatchNorm's statistics are estimated again at every place; None
             keeps the path's own. Networks without BatchNorm do not need it.
-        batch_size: Images at a time.
+        ends: The scores at the first and the last place, for each data set, if they are known;
+            paths that share their ends need not evaluate them again.
         progress: Show a progress bar.
+        **how: Fields of `Evaluation`, e.g. ``batch_size``.
 
     Returns:
         A `Curve`, or a dict of them when `data` is a mapping.
@@ -217,26 +273,36 @@ def along(
         >>> along(path, a, train, points=5).t
         array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
+    places = _places(points)
+    single = isinstance(data, Dataset)
+    several = {"": data} if isinstance(data, Dataset) else data
+    known: Any = {"": ends} if single and ends is not None else ends
+    check_model(path(float(places[0])), model)
+    inner = places if known is None else places[1:-1]
+    evaluator = Evaluator(model, Evaluation(**how))
+    scores: dict[str, list[Score]] = {name: [] for name in several}
+    for t in tqdm(inner, disable=not progress, leave=False):
+        state = path(float(t))
+        if refresh is not None:
+            state = evaluator.refresh(state, refresh)
+        for name, part in several.items():
+            scores[name].append(evaluator.score(state, part))
+    if known is not None:
+        scores = {name: [known[name][0], *s, known[name][1]] for name, s in scores.items()}
+    curves = {
+        name: Curve(places, *map(np.array, zip(*s, strict=True))) for name, s in scores.items()
+    }
+    return curves[""] if single else curves
+
+
+def _places(points: int | Sequence[float]) -> np.ndarray:
     count = isinstance(points, (int, np.integer))
     places = np.linspace(0, 1, int(points)) if count else np.asarray(points, float)  # type: ignore
     if len(places) < 2 or (np.diff(places) <= 0).any():
         raise ValueError(
             f"points is {points}; it takes at least two ascending places, or their number"
         )
-    several = data if isinstance(data, Mapping) else {"": data}
-    network = structure(model)
-    scores: dict[str, list[Score]] = {name: [] for name in several}
-    check_model(path(float(places[0])), model)
-    for t in tqdm(places, disable=not progress, leave=False):
-        state = path(float(t))
-        if refresh is not None:
-            state = _refresh(state, network, refresh, batch_size)
-        for name, part in several.items():
-            scores[name].append(_evaluate(state, network, part, batch_size))
-    curves = {
-        name: Curve(places, *map(np.array, zip(*s, strict=True))) for name, s in scores.items()
-    }
-    return curves if isinstance(data, Mapping) else curves[""]
+    return places
 
 
 @dataclass(frozen=True)
@@ -268,7 +334,7 @@ class Plane:
 def plane(
     states: Sequence[State], model: nn.Module, data: Dataset, *, points: int = 21,
     margin: float = 0.25, symmetry: Symmetry | None = None, bias: str = "euclidean",
-    refresh: Dataset | None = None, batch_size: int = 250, progress: bool = False,
+    refresh: Dataset | None = None, progress: bool = False, **how: Any,
 ) -> Plane:  # fmt: skip
     """Error and loss on the plane through three states, as in Garipov et al. (2018).
 
@@ -285,8 +351,8 @@ def plane(
         symmetry: From `find_symmetries`, for a map of the torus; the states are normalised then.
         bias: As in `normalize`.
         refresh: As in `along`.
-        batch_size: Images at a time.
         progress: Show a progress bar.
+        **how: Fields of `Evaluation`.
 
     Returns:
         The map.
@@ -313,15 +379,15 @@ def plane(
     shares = np.linalg.inv(
         np.stack([corners[1], corners[2]], 1)
     )  # place -> how much of b - a, c - a
-    network, scores = structure(model), []
+    evaluator, scores = Evaluator(model, Evaluation(**how)), []
     places = [shares @ (column, row) for row in y for column in x]
     for second, third in tqdm(places, disable=not progress, leave=False):
         state = _affine(states, float(second), float(third))
         if symmetry is not None:
             state = to_spheres(state, symmetry, bias)
         if refresh is not None:
-            state = _refresh(state, network, refresh, batch_size)
-        scores.append(_evaluate(state, network, data, batch_size))
+            state = evaluator.refresh(state, refresh)
+        scores.append(evaluator.score(state, data))
     error, loss = np.array(scores).T.reshape(2, points, points)
     return Plane(x, y, error, loss, corners)
 

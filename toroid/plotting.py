@@ -19,8 +19,8 @@ from .symmetry import Symmetry
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "band", "bends", "connectivity", "distances", "embedding",
-    "errors", "layers", "minimizers", "planes", "replicas", "scaling", "slide", "style",
-    "symmetry_map",
+    "energies", "errors", "flatness", "layers", "minimizers", "planes", "replicas", "scaling",
+    "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
@@ -339,6 +339,50 @@ def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
     left.set(xlabel="local energy (percentage points)", ylabel="mean angle to its own (radians)")
     right.set(xlabel="radians", ylabel="radians", aspect="equal")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure
+
+
+def energies(curves: pd.DataFrame) -> Figure:
+    """Local energy against the size of the noise, a panel for each architecture.
+
+    Args:
+        curves: Columns ``arch, width, lr, batch_size, algorithm, seed, sigma, energy``.
+
+    Returns:
+        A figure; lines are means over networks, bands their range.
+    """
+    archs = list(curves["arch"].unique())
+    figure, axes = plt.subplots(1, len(archs), figsize=(1 + 4 * len(archs), 3.4), squeeze=False)
+    for ax, arch in zip(axes[0], archs, strict=True):
+        for algorithm, part in curves[curves["arch"] == arch].groupby("algorithm", sort=False):
+            color, line, _ = ALGORITHMS[str(algorithm)]
+            found = part.groupby("sigma")["energy"].agg(["mean", "min", "max"]) * 100
+            ax.plot(found.index, found["mean"], line, color=color, label=SHORT[str(algorithm)])
+            ax.fill_between(found.index, found["min"], found["max"], color=color, alpha=0.18, lw=0)
+        ax.set(title=arch, xlabel="noise (radians)", ylabel="local energy (percentage points)")
+    axes[0, 0].legend()
+    return figure
+
+
+def flatness(table: pd.DataFrame) -> Figure:
+    """Test error against local energy: colours for algorithms, shapes for architectures.
+
+    Args:
+        table: Columns ``arch, algorithm, local energy, test_error``.
+
+    Returns:
+        A figure with one mark for each minimizer.
+    """
+    figure, ax = plt.subplots(figsize=(6.5, 4))
+    shapes = dict(zip(table["arch"].unique(), "osD^v", strict=False))
+    for (arch, algorithm), part in table.groupby(["arch", "algorithm"], sort=False):
+        label = SHORT[algorithm] + (f", {arch}" if len(shapes) > 1 else "")
+        ax.plot(
+            100 * part["local energy"], 100 * part["test_error"], shapes[arch], ms=6, alpha=0.8,
+            color=ALGORITHMS[algorithm][0], label=label,
+        )  # fmt: skip
+    ax.set(xlabel="local energy (percentage points)", ylabel="test error (%)", xscale="log")
+    ax.legend()
     return figure
 
 
