@@ -381,7 +381,10 @@ def flatness(table: pd.DataFrame) -> Figure:
             100 * part["local energy"], 100 * part["test_error"], shapes[arch], ms=6, alpha=0.8,
             color=ALGORITHMS[algorithm][0], label=label,
         )  # fmt: skip
-    ax.set(xlabel="local energy (percentage points)", ylabel="test error (%)", xscale="log")
+    ax.set_xscale("symlog", linthresh=1)  # an energy can be 0
+    ax.set_xticks([t for t in (0, 1, 2, 5, 10, 20, 50) if t <= ax.get_xlim()[1]])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="local energy (percentage points)", ylabel="test error (%)")
     ax.legend()
     return figure
 
