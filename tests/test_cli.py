@@ -19,7 +19,7 @@ def test_list_names_every_figure_with_its_presets():
     assert result.exit_code == 0
     for name in notebooks.names():
         assert name in result.output
-    assert "quick, cifar10-small, mnist, paper" in result.output
+    assert "quick, cifar10-small, mnist-lenet, mnist, paper" in result.output
 
 
 def test_explain_lists_every_parameter():
@@ -47,13 +47,14 @@ def test_a_mistake_is_a_message_not_a_traceback(words, message):
 
 def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     before = (notebooks.root() / "book" / "connectivity.ipynb").read_bytes()
-    words = ["seeds=0,1", "epochs=1", "width=0.05", "points=3", "evaluate_on=100"]
+    words = ["algorithms=sgd", "seeds=0,1", "epochs=1", "width=0.05", "points=3", "evaluate_on=100"]
     result = invoke(
         "run", "connectivity", "-o", str(tmp_path / "out"), *(x for w in words for x in ("-p", w))
     )
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv", "ways.csv",
+        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
+        "temperatures.csv", "ways.csv",
     ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text().splitlines()))
     assert len(rows) == 1 * 6 * 2 * 3  # pairs, treatments, parts of the data, points

@@ -99,9 +99,16 @@ def test_prose_takes_its_numbers_from_the_run(name):
 
 
 def test_words_become_values_of_the_declared_type():
-    words = ["width=2", "seeds=[3, 4]", "pairs=sgd-sgd", "augment=True", "lr=1e-3", "dataset=mnist"]
+    words = [
+        "width=2",
+        "seeds=[3, 4]",
+        "algorithms=sgd,sam",
+        "augment=True",
+        "lr=1e-3",
+        "dataset=mnist",
+    ]
     assert parse("connectivity", words) == {
-        "width": 2.0, "seeds": [3, 4], "pairs": ["sgd-sgd"], "augment": True, "lr": 0.001, "dataset": "mnist",
+        "width": 2.0, "seeds": [3, 4], "algorithms": ["sgd", "sam"], "augment": True, "lr": 0.001, "dataset": "mnist",
     }  # fmt: skip
 
 
@@ -138,7 +145,7 @@ def test_wrong_types_are_refused():
     ):
         validate("conectivity", {})
     with pytest.raises(
-        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, mnist, paper"
+        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, mnist-lenet"
     ):
         notebooks.preset("connectivity", "huge")
 
@@ -176,3 +183,20 @@ def test_the_stamp_changes_with_the_code(tmp_path, monkeypatch):
 def test_a_number_that_is_none_is_not_glued():
     with pytest.raises(ValueError, match="x is nan"):
         notebooks.glue("x", float("nan"))
+
+
+def test_kept_runs_are_labelled_by_what_they_ran():
+    found = notebooks.kept("minimizers", "minimizers")
+    titles = [
+        t
+        for t in notebooks.presets("minimizers")
+        if (ROOT / f"book/reference/minimizers.{t}").is_dir()
+    ]
+    assert len(found) == len(titles) > 0
+    for title, run in zip(titles, found, strict=True):
+        table, info = notebooks.reference("minimizers", title, "minimizers")
+        assert run.table.equals(table)
+        assert run.label.startswith(f"{info['parameters']['dataset']}, ")
+        assert f"{info['parameters']['subset']} images" in run.label
+        assert info["device"] in run.made
+    assert notebooks.kept("minimizers", "nothing") == []

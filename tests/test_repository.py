@@ -71,7 +71,9 @@ def test_the_readmes_example_runs(capsys):
 BENCHMARKS = {
     "alignment": (["--networks", "lenet", "--repeats", "1", "--cores", "1"],
                   ["plain loop", "rebasin", "times the bound", "normalize", "GB/s"]),
-    "paths": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--batch", "10"],
+    "flatness": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--draws", "2"],
+                 ["plain", "multiplicative", "torus", "draws at once", "ratio"]),
+    "paths": (["--networks", "lenet", "--images", "4", "--repeats", "1", "--batch", "2"],
               ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
     "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
                  ["plain", "one by one", "stacked", "bfloat16", "images/s", "test error"]),

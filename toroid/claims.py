@@ -112,11 +112,11 @@ def correlation(x: pd.Series, y: pd.Series, *, resamples: int = 1000) -> dict[st
     if len(x) < 3 or min(len(np.unique(v)) for v in pairs) < 2:
         return dict.fromkeys(("tau", "rho"), Estimate(np.nan, np.nan, np.nan))
     found = {}
+    draws = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
+    varied = [d for d in draws if min(len(np.unique(v[d])) for v in pairs) > 1]
     for name, rank in (("tau", kendalltau), ("rho", spearmanr)):
-        draws = np.random.default_rng(0).integers(len(x), size=(resamples, len(x)))
-        with np.errstate(invalid="ignore"):
-            values = [rank(pairs[0][d], pairs[1][d])[0] for d in draws]
-        low, high = np.nanpercentile(values, [2.5, 97.5])
+        values = [rank(pairs[0][d], pairs[1][d])[0] for d in varied]
+        low, high = np.percentile(values, [2.5, 97.5])
         found[name] = Estimate(float(rank(*pairs)[0]), float(low), float(high))
     return found
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -31,8 +31,8 @@ import torch
 from .minimizers import Minimizer, grid
 
 __all__ = [
-    "Parameter", "ParameterError", "check", "declared", "described", "fresh", "names", "parse",
-    "run",
+    "Kept", "Parameter", "ParameterError", "check", "declared", "described", "fresh", "kept",
+    "names", "parse", "run",
 ]  # fmt: skip
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -444,10 +444,37 @@ def keep_reference(notebook: Path, title: str) -> Path:
     return folder
 
 
-def kept(name: str) -> list[str]:
-    """The presets of a notebook whose runs are kept in ``book/reference/``."""
-    found = {path.name for path in (root() / "book" / "reference").glob(f"{name}.*")}
-    return [title for title in presets(name) if f"{name}.{title}" in found]
+class Kept(NamedTuple):
+    """A table of a kept run.
+
+    Attributes:
+        label: Data set, network, number of training images.
+        table: The numbers.
+        made: On which device and in how many minutes.
+    """
+
+    label: str
+    table: pd.DataFrame
+    made: str
+
+
+def kept(name: str, table: str) -> list[Kept]:
+    """A table of every kept run of a notebook, in the order of its presets.
+
+    Args:
+        name: Notebook.
+        table: Name of the CSV file, without its ending.
+    """
+    folders = (root() / "book" / "reference").glob(f"{name}.*/{table}.csv")
+    there, found = {path.parent.name for path in folders}, []
+    for title in (title for title in presets(name) if f"{name}.{title}" in there):
+        numbers, info = reference(name, title, table)
+        values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
+        network = values["arch"] if "arch" in values else ", ".join(values["archs"])
+        label = f"{values['dataset']}, {network}, {values['subset'] or 'all'} images"
+        made = f"{label}: {info['device']}, {info['seconds'] / 60:.0f} minutes"
+        found.append(Kept(label, numbers, made))
+    return found
 
 
 def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -54,17 +54,20 @@ def style() -> AbstractContextManager:
     )  # fmt: skip
 
 
-def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int, label: str) -> None:
+def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int | str, label: str) -> None:
     """A mean line with the range from the least to the greatest run around it.
 
     Args:
         ax: Where to draw.
         x: Abscissae (points,).
         runs: One row for each run (runs, points).
-        index: Which colour and line style.
+        index: Which colour and line style; the name of an algorithm for its own.
         label: For the legend.
     """
-    color, line = COLORS[index], LINES[index % len(LINES)]
+    if isinstance(index, str):
+        color, line, _ = ALGORITHMS[index]
+    else:
+        color, line = COLORS[index], LINES[index % len(LINES)]
     ax.plot(x, runs.mean(0), line, color=color, label=label)
     ax.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.18, linewidth=0)
 
@@ -139,24 +142,27 @@ def connectivity(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def slide(curves: pd.DataFrame) -> Figure:
+def slide(runs: dict[str, pd.DataFrame]) -> Figure:
     """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
 
     Args:
-        curves: As `connectivity`.
+        runs: By name, curves as `connectivity` takes them.
 
     Returns:
-        A figure with two panels: raw straight lines, and geodesics between normalised networks.
+        A figure with a row for each run and two panels: raw straight lines, and geodesics between
+        normalised networks.
     """
-    orders = [kind for kind in curves["kind"].unique() if len(set(kind.split("-"))) == 2]
-    kind = "RSGD-ADV" if "RSGD-ADV" in orders else (orders or [curves["kind"].iloc[0]])[-1]
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True)
-    for ax, path in zip(axes, (("raw", "straight"), ("normalised", "geodesic")), strict=True):
-        _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
+    size = (8, 0.4 + 3 * len(runs))
+    figure, axes = plt.subplots(len(runs), 2, figsize=size, sharey="row", squeeze=False)
+    for row, (name, curves) in zip(axes, runs.items(), strict=True):
+        mixed = [kind for kind in curves["kind"].unique() if len(set(kind.split("-"))) == 2]
+        kind = "RSGD-ADV" if "RSGD-ADV" in mixed else (mixed or [curves["kind"].iloc[0]])[-1]
         first, second = kind.split("-")
-        ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
-    axes[0].set_ylabel(f"{curves['split'].iloc[0]} error (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        for ax, path in zip(row, (("raw", "straight"), ("normalised", "geodesic")), strict=True):
+            _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
+            ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
+        row[0].set_ylabel(f"{name}\n{curves['split'].iloc[0]} error (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -283,16 +289,18 @@ def layers(table: pd.DataFrame) -> Figure:
     """Angles of pairs, layer by layer.
 
     Args:
-        table: Columns ``kind, first, second, layer, angle``, the layers in their order.
+        table: Columns ``kind, first, second, layer, angle``, the layers in their order; of pairs
+            within algorithms.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
     """
-    names = list(table["layer"].unique())
+    names, algorithms = list(table["layer"].unique()), {v: k for k, v in SHORT.items()}
     figure, ax = plt.subplots(figsize=(min(9, 3 + 0.45 * len(names)), 3.4))
-    for index, (kind, part) in enumerate(table.groupby("kind", sort=False)):
+    for kind, part in table.groupby("kind", sort=False):
         runs = part.pivot(index=["first", "second"], columns="layer", values="angle")[names]
-        band(ax, range(len(names)), runs.to_numpy(), index=index, label=str(kind))
+        algorithm = algorithms[str(kind).split("-")[0]]
+        band(ax, range(len(names)), runs.to_numpy(), index=algorithm, label=str(kind))
     ax.set_xticks(range(len(names)), names, rotation=40)
     ax.set(xlabel="layer", ylabel="rms angle (radians)")
     ax.legend()
@@ -355,10 +363,10 @@ def energies(curves: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, len(archs), figsize=(1 + 4 * len(archs), 3.4), squeeze=False)
     for ax, arch in zip(axes[0], archs, strict=True):
         for algorithm, part in curves[curves["arch"] == arch].groupby("algorithm", sort=False):
-            color, line, _ = ALGORITHMS[str(algorithm)]
-            found = part.groupby("sigma")["energy"].agg(["mean", "min", "max"]) * 100
-            ax.plot(found.index, found["mean"], line, color=color, label=SHORT[str(algorithm)])
-            ax.fill_between(found.index, found["min"], found["max"], color=color, alpha=0.18, lw=0)
+            names = ["width", "lr", "batch_size", "seed"]
+            runs = 100 * part.pivot(index=names, columns="sigma", values="energy")
+            label, name = SHORT[str(algorithm)], str(algorithm)
+            band(ax, runs.columns.to_numpy(), runs.to_numpy(), index=name, label=label)
         ax.set(title=arch, xlabel="noise (radians)", ylabel="local energy (percentage points)")
     axes[0, 0].legend()
     return figure
@@ -381,7 +389,7 @@ def flatness(table: pd.DataFrame) -> Figure:
             100 * part["local energy"], 100 * part["test_error"], shapes[arch], ms=6, alpha=0.8,
             color=ALGORITHMS[algorithm][0], label=label,
         )  # fmt: skip
-    ax.set_xscale("symlog", linthresh=1)  # an energy can be 0
+    ax.set_xscale("symlog", linthresh=1, linscale=0.3)  # an energy can be 0
     ax.set_xticks([t for t in (0, 1, 2, 5, 10, 20, 50) if t <= ax.get_xlim()[1]])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="local energy (percentage points)", ylabel="test error (%)")
@@ -429,9 +437,9 @@ def planes(maps: dict[str, Plane]) -> Figure:
     Returns:
         A figure with one panel for each map, of one colour scale.
     """
-    figure, axes = plt.subplots(1, len(maps), figsize=(4.6 * len(maps), 4), squeeze=False)
+    figure, axes = plt.subplots(len(maps), 1, figsize=(8, 0.5 + 2.3 * len(maps)), squeeze=False)
     levels = [0, 0.1, 0.3, 1, 3, 10, 30, 100]  # nearly logarithmic: the valleys are what counts
-    for ax, (title, found) in zip(axes[0], maps.items(), strict=True):
+    for ax, (title, found) in zip(axes[:, 0], maps.items(), strict=True):
         norm = BoundaryNorm(levels, 256)
         shown = ax.pcolormesh(
             found.x, found.y, 100 * found.error, cmap="viridis", norm=norm, shading="nearest"
@@ -442,5 +450,5 @@ def planes(maps: dict[str, Plane]) -> Figure:
         ax.plot(*np.array([a, b]).T, "o", color="white", mec="black", ms=8)
         ax.plot(*corner, "D", color="white", mec="black", ms=7)
         ax.set(title=title, xlabel="length", ylabel="length", aspect="equal")
-    figure.colorbar(shown, ax=axes[0], label="error (%)", ticks=levels, format="%.3g")
+    figure.colorbar(shown, ax=axes[:, 0], label="error (%)", ticks=levels, format="%.3g")
     return figure

@@ -1,0 +1,118 @@
+"""How fast the local energy is: draws of noise in a second.
+
+A fresh network and random images of CIFAR's size. Timed in one run, in turn, medians of some
+repeats:
+
+- *plain*: a copy of the module whose weights are moved in place, a loop over batches;
+- *multiplicative*: `toroid.local_energy` with the same noise;
+- *torus*: with noise on the torus;
+- *draws at once*: multiplicative, all draws as one network of stacked tensors (`vmap`).
+
+What counts is the ratio to *plain*, above 1 where it is faster.
+
+    python benchmarks/flatness.py --networks mlp --images 1000 --draws 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+
+import pandas as pd
+import torch
+import toroid
+from torch.func import functional_call, vmap
+
+NETWORKS = [("mlp", 1.0), ("lenet", 1.0), ("vgg16_bn", 0.25)]
+SIGMA, BATCH = 0.5, 250
+
+
+def noise(state, names, draw):
+    generator = torch.Generator().manual_seed(draw)
+    z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
+    return {k: state[k] * (1 + SIGMA * v) for k, v in z.items()}
+
+
+def plain(model, state, names, data, draws):
+    """What one writes first: the mean error of the moved networks."""
+    model, wrong = copy.deepcopy(model).eval(), 0
+    with torch.no_grad():
+        for draw in range(draws):
+            for name, moved in noise(state, names, draw).items():
+                model.get_parameter(name).copy_(moved)
+            for x, y in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
+                wrong += int((model(x).argmax(1) != y).sum())
+    return wrong / draws / len(data)
+
+
+def at_once(model, state, names, data, draws):
+    model, wrong = copy.deepcopy(model).eval(), 0
+    moved = [noise(state, names, draw) for draw in range(draws)]
+    stacked = {k: torch.stack([m[k] for m in moved]) for k in names}
+    still = {k: v for k, v in state.items() if k not in stacked}
+    with torch.inference_mode():
+        run = vmap(lambda w, x: functional_call(model, {**still, **w}, (x,)), in_dims=(0, None))
+        for x, y in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
+            wrong += int((run(stacked, x).argmax(2) != y).sum())
+    return wrong / draws / len(data)
+
+
+def measure(architecture, width, arguments, device):
+    """One row for each way."""
+    torch.manual_seed(0)
+    shape, draws = (3, 32, 32), arguments.draws
+    model = toroid.models.build(architecture, shape, 10, width).to(device).eval()
+    images = torch.randn(arguments.images, *shape, device=device)
+    with torch.no_grad():
+        labels = torch.cat([model(x).argmax(1) for x in images.split(BATCH)])
+    data = toroid.data.Dataset(images, labels, 10)  # no errors without noise
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    names = [name for name, _ in model.named_parameters()]
+    symmetry = toroid.find_symmetries(model, images[:2])
+    normal = toroid.normalize(state, symmetry)
+
+    def energy(start, **options):
+        options = {"sigma": SIGMA, "draws": draws, "batch_size": BATCH, **options}
+        return float(toroid.local_energy(start, model, data, **options)["energy"][0])
+
+    ways = {
+        "plain": lambda: plain(model, state, names, data, draws),
+        "multiplicative": lambda: energy(state, channels_last=True),
+        "torus": lambda: energy(normal, symmetry=symmetry, channels_last=True),
+        "draws at once": lambda: at_once(model, state, names, data, draws),
+    }
+    seconds, found = {}, {}
+    for _ in range(arguments.repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            found[name] = way()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
+    first = statistics.median(seconds["plain"])
+    return [
+        {"network": architecture, "width": width, "way": name,
+         "draws/s": draws / statistics.median(times), "ratio": first / statistics.median(times),
+         "energy": found[name]}
+        for name, times in seconds.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="*", default=[name for name, _ in NETWORKS])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = [pair for pair in NETWORKS if pair[0] in arguments.networks]
+    rows = [row for pair in chosen for row in measure(*pair, arguments, device)]
+    print(f"{arguments.images} images, {device}, torch {torch.__version__}")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+
+
+if __name__ == "__main__":
+    main()
