@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
-__all__ = ["Estimate", "Verdict", "c2", "c3", "c4", "c5", "c6", "correlation"]
+__all__ = ["Estimate", "Verdict", "barrier_table", "c2", "c3", "c4", "c5", "c6", "correlation"]
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
 WITHIN = ("RSGD-RSGD", "SGD-SGD", "ADV-ADV")
@@ -46,6 +46,31 @@ def _ascend(values: list[pd.Series]) -> bool:
     """The means ascend, and the ranges of the first and the last do not overlap."""
     means = [v.mean() for v in values]
     return means == sorted(means) and values[0].max() < values[-1].min()
+
+
+def barrier_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Barriers of each kind of pair (rows) on each kind of path (columns).
+
+    Args:
+        barriers: As `c2`.
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        Mean over pairs and, in brackets, the least and the greatest, in percentage points.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"kind": "SGD-SGD", **BEFORE, "barrier": 0.02}
+        >>> barrier_table(pd.DataFrame([row]), "train").iloc[0, 0]
+        '2.00 (2.00 to 2.00)'
+    """
+    chosen = barriers[barriers["split"] == split]
+    paths = chosen["weights"] + ", " + chosen["path"]
+    table = chosen.assign(path=paths, barrier=100 * chosen["barrier"]).pivot_table(
+        index=["alignment", "kind"], columns="path", values="barrier", aggfunc=_range
+    )
+    order = pd.MultiIndex.from_product([chosen["alignment"].unique(), chosen["kind"].unique()])
+    return table.reindex(order, columns=paths.unique()).rename_axis(columns=f"{split} error")
 
 
 def c2(barriers: pd.DataFrame) -> Verdict:

@@ -115,7 +115,10 @@ def _walk(
     if kind == "multiplicative":
         z = {k: v * state[k] for k, v in z.items()}
     if kind != "torus" or symmetry is None:
-        return lambda size: {**state, **{k: state[k] + size * v for k, v in z.items()}}
+        return lambda size: {
+            **state,
+            **{k: torch.add(state[k], v, alpha=size) for k, v in z.items()},
+        }
     tangent = {k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point()}
     tangent |= {k: v * state[k].square().mean().sqrt() for k, v in z.items()}
     for scale in symmetry.scales:

@@ -1,0 +1,114 @@
+"""Tables and verdicts, against the rows that they are made of."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from toroid import claims
+
+KINDS = ["RSGD-RSGD", "RSGD-SGD", "RSGD-ADV", "SGD-SGD", "SGD-ADV", "ADV-ADV"]
+PATHS = [("raw", "straight"), ("normalised", "straight"), ("normalised", "geodesic")]
+
+
+@pytest.fixture(scope="module")
+def barriers():
+    """Numbers that are all different, in the order in which a page makes them."""
+    rows = []
+    for kind, pair in itertools.product(KINDS, range(3)):
+        for alignment, (weights, path) in itertools.product(("as found", "aligned"), PATHS):
+            for split in ("train", "test"):
+                what = {"kind": kind, "pair": pair, "weights": weights, "path": path}
+                rows.append({**what, "alignment": alignment, "split": split})
+    heights = np.random.default_rng(0).permutation(len(rows)) / 1000
+    return pd.DataFrame(rows).assign(barrier=heights)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_barrier_stands_in_its_row_and_column(barriers, split):
+    table = claims.barrier_table(barriers, split)
+    assert list(table.index) == [*itertools.product(("as found", "aligned"), KINDS)]
+    assert list(table.columns) == [", ".join(path) for path in PATHS]
+    for (alignment, kind), (weights, path) in itertools.product(table.index, PATHS):
+        chosen = barriers.query(
+            "kind == @kind and weights == @weights and path == @path and alignment == @alignment "
+            "and split == @split"
+        )["barrier"]
+        expected = (
+            f"{100 * chosen.mean():.2f} ({100 * chosen.min():.2f} to {100 * chosen.max():.2f})"
+        )
+        assert table.loc[(alignment, kind), f"{weights}, {path}"] == expected
+
+
+def within(heights_after, heights_before):
+    """Barriers of pairs within each algorithm, two pairs each."""
+    rows = []
+    for treatment, heights in ((claims.AFTER, heights_after), (claims.BEFORE, heights_before)):
+        for kind, pair in zip(claims.WITHIN, heights, strict=True):
+            rows += [{"kind": kind, **treatment, "barrier": height} for height in pair]
+    return pd.DataFrame(rows)
+
+
+LOW, MIDDLE, HIGH = (0.001, 0.002), (0.004, 0.005), (0.03, 0.04)
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "word"),
+    [
+        ((LOW, MIDDLE, HIGH), (HIGH, LOW, MIDDLE), "reproduced"),
+        ((LOW, MIDDLE, HIGH), (LOW, MIDDLE, HIGH), "partly reproduced"),
+        ((MIDDLE, LOW, HIGH), (HIGH, LOW, MIDDLE), "not reproduced"),
+        (((0.001, 0.035), (0.02, 0.02), HIGH), (HIGH, LOW, MIDDLE), "not reproduced"),  # overlap
+    ],
+)
+def test_c2_asks_for_the_order_after_and_not_before(after, before, word):
+    verdict = claims.c2(within(after, before))
+    assert verdict.word == word
+    assert f"{100 * np.mean(after[0]):.2f}" in verdict.evidence
+
+
+def test_c5_asks_for_every_pair_of_the_flattest():
+    assert claims.c5(within((LOW, LOW, LOW), (HIGH, HIGH, HIGH))).word == "reproduced"
+    assert claims.c5(within(((0.001, 0.011), LOW, LOW), ((0.2, 0.2), HIGH, HIGH))).word == (
+        "partly reproduced"
+    )
+    assert claims.c5(within((HIGH, LOW, LOW), (HIGH, HIGH, HIGH))).word == "not reproduced"
+
+
+def test_what_a_run_does_not_have_is_not_decided():
+    few = within((LOW, MIDDLE, HIGH), (LOW, MIDDLE, HIGH)).query("kind == 'SGD-SGD'")
+    assert claims.c2(few).word == claims.c5(few).word == "not decided"
+    assert claims.c4(pd.DataFrame({"kind": ["SGD-SGD"], "aligned": [1.0]})).word == "not decided"
+
+
+def energies(flat, middle, sharp, errors):
+    names = ["replicated_sgd", "sgd", "adversarial"]
+    rows = [
+        {"arch": "mlp", "width": 1.0, "lr": 0.1, "batch_size": 128, "seed": seed,
+         "algorithm": name, "local energy": energy + 0.01 * seed, "test_error": error + 0.001 * seed}
+        for name, energy, error in zip(names, (flat, middle, sharp), errors, strict=True)
+        for seed in range(4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "word"),
+    [
+        ((0.1, 0.2, 0.3, (0.01, 0.02, 0.03)), "reproduced"),
+        ((0.1, 0.2, 0.3, (0.03, 0.02, 0.01)), "partly reproduced"),  # ordered, predicts nothing
+        ((0.2, 0.1, 0.3, (0.02, 0.01, 0.03)), "partly reproduced"),  # predicts, not ordered
+        ((0.3, 0.2, 0.1, (0.01, 0.02, 0.03)), "not reproduced"),
+    ],
+)
+def test_c3_asks_for_the_order_and_the_prediction(numbers, word):
+    assert claims.c3(energies(*numbers)).word == word
+
+
+def test_an_interval_holds_its_estimate_and_nothing_is_said_of_constants():
+    generator = np.random.default_rng(1)
+    x = pd.Series(generator.normal(size=40))
+    found = claims.correlation(x, x + generator.normal(size=40))
+    for estimate in found.values():
+        assert 0 < estimate.low < estimate.value < estimate.high < 1
+    assert np.isnan(claims.correlation(x, 0 * x)["tau"].value)
