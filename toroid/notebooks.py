@@ -472,7 +472,8 @@ def kept(name: str, table: str) -> list[Kept]:
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
         network = values["arch"] if "arch" in values else ", ".join(values["archs"])
         label = f"{values['dataset']}, {network}, {values['subset'] or 'all'} images"
-        made = f"{label}: {info['device']}, {info['seconds'] / 60:.0f} minutes"
+        minutes = max(1, round(info["seconds"] / 60))
+        made = f"{label}: {info['device']}, {minutes} min"
         found.append(Kept(label, numbers, made))
     return found
 
