@@ -75,7 +75,7 @@ def test_figures_have_a_caption_an_alternative_text_and_a_file(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_small_and_speaks_of_no_machine(name):
     path = ROOT / "book" / f"{name}.ipynb"
-    assert path.stat().st_size < 600_000
+    assert path.stat().st_size < 500_000
     text = path.read_text()
     assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)
     assert "papermill" not in {k for c in cells(name) for k in c["metadata"]}
