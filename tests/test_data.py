@@ -146,3 +146,18 @@ def test_images_of_different_sizes_are_refused(tmp_path):
 def test_a_data_set_checks_itself():
     with pytest.raises(ValueError, match="3 images but 2 labels"):
         toroid.data.Dataset(torch.zeros(3, 1, 2, 2), torch.zeros(2).long(), 10)
+
+
+def test_the_digest_is_of_the_pixels_and_labels(tmp_path):
+    def write(name, grey):
+        for split in ("train", "test"):
+            for k in range(2):
+                (tmp_path / name / split / str(k)).mkdir(parents=True)
+                pixels = np.full((4, 4), grey if split == "train" else 7, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / split / str(k) / "x.png")
+        return toroid.data.sha256(str(tmp_path / name))
+
+    one, same, other = write("one", 3), write("same", 3), write("other", 4)
+    assert one == same
+    assert one["train"] != other["train"]
+    assert one["test"] == other["test"]

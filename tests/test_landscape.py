@@ -132,6 +132,8 @@ def test_known_ends_are_not_evaluated_again(digits):
         assert again[name].loss.tolist() == whole[name].loss.tolist()
     marked = toroid.Score(0.125, 7.0)  # what is given is what is shown
     assert toroid.along(path, models[0], digits, points=3, ends=(marked, marked)).loss[2] == 7.0
+    with pytest.raises(ValueError, match=r"ends are those of \['test'\], the data sets are"):
+        toroid.along(path, models[0], data, ends={"test": (marked, marked)})
 
 
 @pytest.mark.parametrize("arch", ["lenet", "vgg16_bn", "resnet18"])

@@ -214,10 +214,41 @@ def test_train_all_trains_what_is_missing(tmp_path, monkeypatch):
     wanted = [Minimizer(**{**SMALL, "seed": seed}) for seed in range(3)]
     train_all(wanted[:2], store, device="cpu", progress=False)
     trained = []
-    original = Minimizer.train
-    monkeypatch.setattr(
-        Minimizer, "train", lambda self, **k: trained.append(self.seed) or original(self, **k)
-    )
+    original = minimizers._trained
+
+    def watched(team, *options):
+        trained.extend(m.seed for m in team)
+        return original(team, *options)
+
+    monkeypatch.setattr(minimizers, "_trained", watched)
     found = train_all(wanted, store, device="cpu", progress=False)
     assert trained == [2]
     assert [m.record["description"]["seed"] for m in found] == [0, 1, 2]
+
+
+def test_seeds_trained_as_one_network_are_those_trained_alone(tmp_path, monkeypatch):
+    seeds = [Minimizer(**SMALL, seed=s) for s in range(3)]
+    others = [
+        Minimizer(**SMALL, seed=3, algorithm="sam"),
+        Minimizer(**{**SMALL, "width": 0.03}, seed=4),
+    ]
+    teams = []
+    original = minimizers._trained
+
+    def watched(team, *options):
+        teams.append(len(team))
+        return original(team, *options)
+
+    monkeypatch.setattr(minimizers, "_trained", watched)
+    stores = [Store(tmp_path / name) for name in ("alone", "together")]
+    alone = train_all([*seeds, *others], stores[0], together=False, progress=False)
+    assert teams == [1, 1, 1, 1, 1]
+    teams.clear()
+    stacked = train_all([*seeds, *others], stores[1], together=True, progress=False)
+    assert teams == [3, 1, 1]
+    for a, b in zip(alone, stacked, strict=True):
+        assert gap(a.state, b.state) < 1e-5
+        assert a.record["description"] == b.record["description"]
+        assert a.record["train_error"] == pytest.approx(b.record["train_error"], abs=0.01)
+    assert stores[1].verify() == {}
+    assert not list((stores[1].folder / "unfinished").glob("*"))

@@ -3,10 +3,11 @@
 import ast
 import json
 import re
+import subprocess
 
 import papermill
 import pytest
-from toroid import notebooks
+from toroid import data, notebooks
 from toroid.notebooks import ParameterError, parse, validate
 
 ROOT = notebooks.root()
@@ -200,3 +201,33 @@ def test_kept_runs_are_labelled_by_what_they_ran():
         assert f"{info['parameters']['subset']} images" in run.label
         assert info["device"] in run.made
     assert notebooks.kept("minimizers", "nothing") == []
+
+
+def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    run = tmp_path / "runs" / "minimizers.ipynb"
+    run.parent.mkdir()
+    (run.parent / "minimizers.csv").write_text("a\n1\n")
+    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(tmp_path)}}
+    run.write_text(json.dumps({"metadata": {"toroid": info}, "cells": []}))
+    page = (ROOT / "book" / "minimizers.ipynb").read_bytes()
+    (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)
+    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    folder = notebooks.keep_reference(run, "mine")
+    kept = json.loads((folder / "provenance.json").read_text())
+    assert (folder / "minimizers.csv").read_text() == "a\n1\n"
+    assert kept["parameters"] == {"width": 0.5}  # no folder of the machine that ran it
+    assert kept["data"] == {"name": "digits", "sha256": data.sha256("digits")}
+
+
+def test_the_commit_of_a_run_is_named(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    assert notebooks._commit() == ""
+    (tmp_path / "toroid").mkdir()
+    (tmp_path / "toroid" / "code.py").write_text("1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", notebooks._commit())
+    (tmp_path / "toroid" / "code.py").write_text("2\n")
+    assert notebooks._commit().endswith(", with changes")

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from . import _torchvision
 
-__all__ = ["DATASETS", "Dataset", "load"]
+__all__ = ["DATASETS", "Dataset", "load", "sha256"]
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
 
@@ -116,17 +116,7 @@ def load(
         >>> train.images.shape, len(test)
         (torch.Size([1297, 1, 8, 8]), 500)
     """
-    folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
-    if name == "digits":
-        parts = _digits()
-    elif name in DATASETS:
-        parts = _known(name, folder, download)
-    elif Path(name).expanduser().is_dir():
-        parts = _class_folders(Path(name).expanduser())
-    else:
-        raise ValueError(
-            f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name"
-        )
+    parts = _parts(name, root, download)
     title = Path(name).name
     train, test = (_dataset(*parts[split], f"{title}/{split}") for split in ("train", "test"))
     mean = train.images.mean((0, 2, 3), keepdim=True)
@@ -138,6 +128,48 @@ def load(
 
 
 Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels (N,)
+
+
+def _parts(name: str, root: str | os.PathLike | None, download: bool) -> dict[str, Arrays]:
+    """The training and the test part as they are stored."""
+    folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
+    if name == "digits":
+        return _digits()
+    if name in DATASETS:
+        return _known(name, folder, download)
+    if Path(name).expanduser().is_dir():
+        return _class_folders(Path(name).expanduser())
+    raise ValueError(
+        f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name"
+    )
+
+
+def sha256(name: str, root: str | os.PathLike | None = None) -> dict[str, str]:
+    """What a data set is, whatever its files are called: a digest of each part.
+
+    Args:
+        name: As in `load`.
+        root: As in `load`.
+
+    Returns:
+        SHA-256 of the bytes of images and labels as they are stored, before they are standardised,
+        of ``"train"`` and ``"test"``.
+
+    Raises:
+        FileNotFoundError: As `load`.
+        ValueError: As `load`.
+
+    Example:
+        >>> {part: digest[:8] for part, digest in sha256("digits").items()}
+        {'train': 'cfa18bcc', 'test': 'ac01c7fb'}
+    """
+    digests = {}
+    for part, tensors in _parts(name, root, download=False).items():
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            digest.update(tensor.contiguous().numpy().tobytes())
+        digests[part] = digest.hexdigest()
+    return digests
 
 
 def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:

@@ -125,7 +125,7 @@ def _walk(
         point, way = scale.vectors(state, bias), scale.vectors(z, bias)
         way = way - (way * point).sum(1, keepdim=True) * point
         way /= max(1, way.shape[1] - 1) ** 0.5  # of a mean square of 1 over the draws
-        torus._write(tangent, scale, way, bias)
+        torus.write(tangent, scale, way, bias)
     return lambda size: torus.exp(
         state, {k: size * v for k, v in tangent.items()}, symmetry, bias=bias
     )

@@ -37,10 +37,11 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How networks are evaluated: what changes the time, and only by rounding the result.
+    """How networks are evaluated: what changes the time, and little or nothing of the result.
 
     Attributes:
-        batch_size: Images at a time.
+        batch_size: Images at a time. It changes the result by rounding, but where BatchNorm's
+            statistics are estimated again: those are means over the batches, see `refresh`.
         precision: ``"float32"``, the precision of the state; or ``"bfloat16"``, where the layers
             that gain from it run in bfloat16 and errors change a little: fast on a GPU and on a CPU
             with instructions for it, slow elsewhere.
@@ -263,7 +264,8 @@ def along(
         A `Curve`, or a dict of them when `data` is a mapping.
 
     Raises:
-        ValueError: If there are fewer than two places, or they do not ascend.
+        ValueError: If there are fewer than two places, they do not ascend, or `ends` are not those
+            of the data sets.
 
     Example:
         >>> import torch, toroid
@@ -277,6 +279,8 @@ def along(
     single = isinstance(data, Dataset)
     several = {"": data} if isinstance(data, Dataset) else data
     known: Any = {"": ends} if single and ends is not None else ends
+    if known is not None and known.keys() != several.keys():
+        raise ValueError(f"ends are those of {sorted(known)}, the data sets are {sorted(several)}")
     check_model(path(float(places[0])), model)
     inner = places if known is None else places[1:-1]
     evaluator = Evaluator(model, Evaluation(**how))

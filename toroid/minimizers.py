@@ -14,8 +14,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -126,31 +126,55 @@ class Minimizer:
         Returns:
             The state (on the CPU) and the record of the run.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        train, test = (part.to(device) for part in self.load())
-        model = self.model(train.shape, train.classes)
-        start = time.perf_counter()
-        trained = ALGORITHMS[self.algorithm](
-            model,
-            train,
-            generator=torch.Generator().manual_seed(self.seed),
-            progress=progress,
-            checkpoint=checkpoint,
-            **self.settings,
-        )
-        seconds = time.perf_counter() - start
-        scores = {
-            f"{name}_{key}": value
-            for name, part in (("train", train), ("test", test))
-            for key, value in evaluate(trained.state, model, part)._asdict().items()
-        }
-        record = {
-            "description": json.loads(self.json), **scores, "seconds": round(seconds, 3),
-            "device": _device(device),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "report": trained.report, "history": trained.history.to_dict("list"),
-        }  # fmt: skip
-        return Stored({k: v.cpu() for k, v in trained.state.items()}, record)
+        (stored,) = _trained([self], device, progress, checkpoint)
+        return stored
+
+
+def _trained(
+    minimizers: Sequence[Minimizer],
+    device: str | None,
+    progress: bool,
+    checkpoint: training.Checkpoint | None,
+) -> list[Stored]:
+    """Train one, or several of plain SGD that differ in nothing but the seed as one network."""
+    device, first = device or _best_device(), minimizers[0]
+    train, test = (part.to(device) for part in first.load())
+    models = [m.model(train.shape, train.classes) for m in minimizers]
+    generators = [torch.Generator().manual_seed(m.seed) for m in minimizers]
+    options = {**first.settings, "progress": progress, "checkpoint": checkpoint}
+    start = time.perf_counter()
+    if len(models) > 1:
+        found = training.sgd_many(models, train, generators=generators, stacked=True, **options)
+    else:
+        algorithm = ALGORITHMS[first.algorithm]
+        found = [algorithm(models[0], train, generator=generators[0], **options)]
+    seconds = (time.perf_counter() - start) / len(models)
+    return [
+        Stored({k: v.cpu() for k, v in t.state.items()}, _record(m, t, network, train, test, seconds))
+        for m, t, network in zip(minimizers, found, models, strict=True)
+    ]  # fmt: skip
+
+
+def _record(
+    minimizer: Minimizer,
+    trained: training.Trained,
+    model: nn.Module,
+    train: data.Dataset,
+    test: data.Dataset,
+    seconds: float,
+) -> dict[str, Any]:
+    """What is kept beside the weights."""
+    scores = {
+        f"{name}_{key}": value
+        for name, part in (("train", train), ("test", test))
+        for key, value in evaluate(trained.state, model, part)._asdict().items()
+    }
+    return {
+        "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
+        "device": _device(train.images.device.type),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "report": trained.report, "history": trained.history.to_dict("list"),
+    }  # fmt: skip
 
 
 def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -224,6 +248,10 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     return value
 
 
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _device(name: str) -> str:
     return torch.cuda.get_device_name() if name.startswith("cuda") else f"{platform.machine()} CPU"
 
@@ -240,7 +268,8 @@ class Stored:
         state: State dict, on the CPU.
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
             is not what was asked for, or is empty), history, seconds (of the last
-            start, if it was cut off before), device, versions.
+            start, if it was cut off before; a share of them if several were trained as one),
+            device, versions.
     """
 
     state: dict[str, Tensor]
@@ -375,6 +404,7 @@ def train_all(
     *,
     n_jobs: int | None = None,
     device: str | None = None,
+    together: bool | None = None,
     progress: bool = True,
 ) -> list[Stored]:
     """Every minimizer, from the store or trained and put there.
@@ -390,6 +420,9 @@ def train_all(
         n_jobs: How many to train at once; -1 for one on each core; by default what
             ``joblib.parallel_config`` says, else one.
         device: Where to train; by default on a GPU if there is one.
+        together: Train those of plain SGD that differ in nothing but the seed as one network of
+            stacked tensors, with the same results within rounding; by default on a GPU, where that
+            is faster (benchmarks/training.py).
         progress: Show a progress bar.
 
     Returns:
@@ -410,10 +443,14 @@ def train_all(
     inside = (
         progress and joblib.effective_n_jobs(n_jobs) == 1
     )  # bars of several processes would overwrite each other
-    jobs = (joblib.delayed(_train)(m, store.folder, device, inside) for m in missing.values())
+    if together is None:
+        together = (device or _best_device()).startswith("cuda")
+    teams = _teams(missing.values()) if together else [[m] for m in missing.values()]
+    jobs = (joblib.delayed(_train)(team, store.folder, device, inside) for team in teams)
     done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
-    for _ in tqdm(done, "minimizers", total=len(missing), disable=not progress, leave=False):
-        pass
+    with tqdm(total=len(missing), desc="minimizers", disable=not progress, leave=False) as bar:
+        for count in done:
+            bar.update(count)
     return [store.get(minimizer) for minimizer in minimizers]
 
 
@@ -430,11 +467,26 @@ def _sound(store: Store, minimizer: Minimizer) -> bool:
     return True
 
 
-def _train(minimizer: Minimizer, folder: Path, device: str | None, progress: bool) -> None:
-    """Train one, unless another process has done it meanwhile."""
+def _teams(minimizers: Iterable[Minimizer]) -> list[list[Minimizer]]:
+    """Those that can be trained as one network, each of the others alone."""
+    teams: dict[str, list[Minimizer]] = {}
+    for minimizer in minimizers:
+        alone = minimizer.algorithm != "sgd"
+        key = minimizer.key if alone else replace(minimizer, seed=0).key
+        teams.setdefault(key, []).append(minimizer)
+    return list(teams.values())
+
+
+def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress: bool) -> int:
+    """Train those that no other process has trained meanwhile; how many were asked for."""
     store = Store(folder)
-    if minimizer not in store:
-        checkpoint = training.Checkpoint(folder / "unfinished" / f"{minimizer.key}.safetensors")
-        trained = minimizer.train(device=device, progress=progress, checkpoint=checkpoint)
-        store.put(minimizer, trained)
+    if missing := [minimizer for minimizer in team if minimizer not in store]:
+        name = hashlib.sha256("".join(m.key for m in missing).encode()).hexdigest()
+        name = missing[0].key if len(missing) == 1 else name
+        checkpoint = training.Checkpoint(folder / "unfinished" / f"{name}.safetensors")
+        for minimizer, stored in zip(
+            missing, _trained(missing, device, progress, checkpoint), strict=True
+        ):
+            store.put(minimizer, stored)
         checkpoint.remove()
+    return len(team)

@@ -18,6 +18,7 @@ import math
 import platform
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
+from . import data
 from .minimizers import Minimizer, grid
 
 __all__ = [
@@ -293,11 +295,12 @@ def described(
         "entropy_sgd": {"inner": "inner", "epochs": "entropy_epochs"},
     }  # fmt: skip
     shared = ("epochs", "lr", "batch_size", "weight_decay", "schedule", "augment")
+    settings = {name: namespace[name] for name in shared}
     algorithms = list(algorithms)
     return grid(
         algorithms,
         namespace["seeds"],
-        {name: namespace[name] for name in shared},
+        {**settings, "precision": namespace["train_precision"]},
         {a: {k: namespace[v] for k, v in own[a].items()} for a in algorithms if a in own},
         dataset=namespace["dataset"],
         subset=namespace["subset"] or None,
@@ -360,6 +363,7 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
     if output is not None and output.resolve() == page.resolve():
         raise ParameterError(f"{output} is the page itself; give another output")
     made_by = stamp(name)  # before the run: what is edited meanwhile is not what was run
+    commit = {} if output is None else {"commit": _commit()}  # a page is part of its own commit
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         written = output or Path(folder) / page.name
@@ -368,7 +372,7 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
             str(page), str(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
         )
         info = {
-            "stamp": made_by, "parameters": values,
+            "stamp": made_by, **commit, "parameters": values,
             "seconds": round(time.perf_counter() - start, 1),
             "python": platform.python_version(), "torch": torch.__version__, "device": _device(),
         }  # fmt: skip
@@ -409,6 +413,20 @@ def _device() -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
+def _commit() -> str:
+    """The commit that is checked out, and whether code differs from it; empty if there is none."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root()), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "toroid", "book/*.ipynb")
+        return git("rev-parse", "HEAD") + (", with changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _tidy(path: Path, info: Mapping[str, Any]) -> None:
     """Keep outputs and what was run; drop what changes with every run."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -440,6 +458,9 @@ def keep_reference(notebook: Path, title: str) -> Path:
         shutil.copyfile(path, folder / path.name)
     info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
     info["parameters"].pop("results", None)  # a folder of the machine that ran it
+    defaults = {key: p.default for key, p in declared(notebook.stem).items()}
+    if name := {**defaults, **info["parameters"]}.get("dataset"):
+        info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
     (folder / "provenance.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     return folder
 

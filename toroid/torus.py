@@ -248,7 +248,7 @@ def to_spheres(state: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]
     for scale in symmetry.scales:
         vectors = scale.vectors(state, bias)
         norms = vectors.norm(dim=1, keepdim=True)
-        _write(result, scale, vectors / torch.where(norms > 0, norms, 1.0), bias)
+        write(result, scale, vectors / torch.where(norms > 0, norms, 1.0), bias)
     return result
 
 
@@ -289,7 +289,7 @@ def log(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
             )
         # the chord's component along the tangent: 2 sin²(θ/2) a + (b - a) keeps small angles exact
         across = second - first + 2 * torch.sin(theta / 2)[:, None] ** 2 * first
-        _write(result, scale, across * _sine_ratio_inverse(theta)[:, None], bias)
+        write(result, scale, across * _sine_ratio_inverse(theta)[:, None], bias)
     return result
 
 
@@ -330,11 +330,11 @@ def exp(
         point, step = scale.vectors(a, bias), scale.vectors(tangent, bias)
         length = step.norm(dim=1, keepdim=True)
         moved = torch.cos(length) * point + torch.sinc(length / torch.pi) * step
-        _write(result, scale, moved, bias)
+        write(result, scale, moved, bias)
     return result
 
 
-def _write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -> None:
+def write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -> None:
     """Put each unit's vector back where `Scale.vectors` took it from."""
     sizes = [axis.rows(result[axis.parameter]).shape[1] for axis in scale.sphere(bias)]
     for axis, part in zip(scale.sphere(bias), vectors.split(sizes, dim=1), strict=True):
