@@ -1,6 +1,7 @@
 # make book: build the site.  make test: the whole test suite.  Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 .PHONY: book test quick-test lint lock clean
 
@@ -8,11 +9,11 @@ book: .venv/installed
 	$(BIN)/toroid book
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests toroid --cov --cov-report=term --durations=10
-	TOROID_STORE=$$(mktemp -d) $(BIN)/python -m pytest book --nbval-lax --nbval-current-env
+	$(PYTEST) tests toroid --cov --cov-report=term --durations=10
+	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env
 
 quick-test: .venv/installed
-	$(BIN)/python -m pytest tests toroid -x --ignore tests/test_site.py
+	$(PYTEST) tests toroid -x --ignore tests/test_site.py
 
 lint: .venv/installed
 	$(BIN)/pip install -q -r requirements.lock -e ".[dev]"

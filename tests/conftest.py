@@ -19,4 +19,5 @@ def _own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    beside_others = "PYTEST_XDIST_WORKER" in os.environ
+    torch.set_num_threads(1 if beside_others else min(2, os.cpu_count() or 1))

@@ -112,3 +112,26 @@ def test_an_interval_holds_its_estimate_and_nothing_is_said_of_constants():
     for estimate in found.values():
         assert 0 < estimate.low < estimate.value < estimate.high < 1
     assert np.isnan(claims.correlation(x, 0 * x)["tau"].value)
+
+
+def test_c1_asks_for_every_network():
+    rows = [{"network": str(k), "refused": np.nan, "permuted": 1e-15, "rescaled": 1e-15,
+             "normalised": 1e-14, "aligned": np.nan} for k in range(10)]  # fmt: skip
+    table = pd.DataFrame(rows)
+    assert claims.c1(table).word == "reproduced"
+    assert "10 of 10 networks" in claims.c1(table).evidence
+    table.loc[3, "rescaled"] = 2e-8
+    assert claims.c1(table).word == "partly reproduced"
+    table["refused"] = table["refused"].astype(object)
+    table.loc[4, "refused"] = "an operation"
+    assert claims.c1(table).word == "not reproduced"
+
+
+def test_c8_asks_for_the_same_error_and_the_loss_restored():
+    row = {"error, raw": 0.02, "error, normalised": 0.02, "loss, raw": 0.2,
+           "loss, normalised": 0.9, "loss, restored": 0.2}  # fmt: skip
+    assert claims.c8(pd.DataFrame([row, row])).word == "reproduced"
+    for column, value in (("error, normalised", 0.022), ("loss, restored", 0.202)):
+        assert claims.c8(pd.DataFrame([row, {**row, column: value}])).word == "not reproduced"
+    large = {**row, "loss, raw": 20.0, "loss, restored": 20.01}
+    assert claims.c8(pd.DataFrame([large])).word == "reproduced"

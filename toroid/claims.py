@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
-__all__ = ["Estimate", "Verdict", "barrier_table", "c2", "c3", "c4", "c5", "c6", "correlation"]
+__all__ = [
+    "Estimate", "Verdict", "barrier_table", "c1", "c2", "c3", "c4", "c5", "c6", "c8", "correlation",
+]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
 WITHIN = ("RSGD-RSGD", "SGD-SGD", "ADV-ADV")
@@ -73,6 +75,36 @@ def barrier_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
     )
     order = pd.MultiIndex.from_product([chosen["alignment"].unique(), chosen["kind"].unique()])
     return table.reindex(order, columns=paths.unique()).rename_axis(columns=f"{split} error")
+
+
+def c1(classifiers: pd.DataFrame) -> Verdict:
+    """Rescaling and permutation can be removed without changing the classifier.
+
+    The test: the symmetries of every network are understood, and in float64 its outputs with random
+    weights, permuted, rescaled, normalised and aligned, differ from what they were by less than
+    1e-8 relative (the deepest networks round to 1e-9). Partly reproduced: so for nine in ten.
+
+    Args:
+        classifiers: Columns ``network, refused, permuted, rescaled, normalised, aligned``; refused
+            says why, or is empty.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"network": "lenet", "refused": "", "permuted": 1e-15, "rescaled": 1e-15}
+        >>> c1(pd.DataFrame([{**row, "normalised": 1e-15, "aligned": 1e-15}])).word
+        'reproduced'
+    """
+    changes = classifiers[["permuted", "rescaled", "normalised", "aligned"]].max(axis=1)
+    understood = classifiers["refused"].fillna("") == ""
+    good = int((understood & (changes < 1e-8)).sum())
+    evidence = (
+        f"{int(understood.sum())} of {len(classifiers)} networks are understood; the outputs change "
+        f"by {changes.median():.1e} in the median and {changes.max():.1e} at most."
+    )
+    if good == len(classifiers) > 0:
+        return Verdict("reproduced", evidence)
+    most = 10 * good >= 9 * len(classifiers) > 0
+    return Verdict("partly reproduced" if most else "not reproduced", evidence)
 
 
 def c2(barriers: pd.DataFrame) -> Verdict:
@@ -271,3 +303,32 @@ def c6(chains: pd.DataFrame) -> Verdict:
     if good == len(chains):
         return Verdict("reproduced", evidence)
     return Verdict("partly reproduced" if 2 * good > len(chains) else "not reproduced", evidence)
+
+
+def c8(temperatures: pd.DataFrame) -> Verdict:
+    """Normalisation changes the loss by a temperature, and the error not at all.
+
+    The test: the errors of a network and of its normal form differ by less than a tenth of a
+    percentage point, and the loss of the normal form, with its outputs multiplied by one number, is
+    that of the network within a thousandth; in every minimizer.
+
+    Args:
+        temperatures: Columns ``error, loss``, each ``raw`` and ``normalised``, and ``loss,
+            restored``, one row for each minimizer.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"error, raw": 0.01, "error, normalised": 0.01, "loss, raw": 0.2}
+        >>> c8(pd.DataFrame([{**row, "loss, normalised": 0.9, "loss, restored": 0.2}])).word
+        'reproduced'
+    """
+    gaps = (temperatures["error, raw"] - temperatures["error, normalised"]).abs()
+    left = (temperatures["loss, raw"] - temperatures["loss, restored"]).abs()
+    ratio = temperatures["loss, normalised"] / temperatures["loss, raw"]
+    good = (gaps < 1e-3) & (left < 1e-3 * temperatures["loss, raw"].clip(lower=1))
+    evidence = (
+        f"Over {len(temperatures)} minimizers the errors differ by {100 * gaps.max():.2g} percentage "
+        f"points at most; the losses by a factor of {ratio.min():.2g} to {ratio.max():.2g}, and by "
+        f"{left.max():.1g} at most once the outputs are multiplied by a number for each network."
+    )
+    return Verdict("reproduced" if good.all() else "not reproduced", evidence)
