@@ -98,8 +98,8 @@ def c1(classifiers: pd.DataFrame) -> Verdict:
     understood = classifiers["refused"].fillna("") == ""
     good = int((understood & (changes < 1e-8)).sum())
     evidence = (
-        f"{int(understood.sum())} of {len(classifiers)} networks are understood; the outputs change "
-        f"by {changes.median():.1e} in the median and {changes.max():.1e} at most."
+        f"{int(understood.sum())} of {len(classifiers)} networks are understood; the outputs "
+        f"change by {changes.median():.1e} in the median and {changes.max():.1e} at most."
     )
     if good == len(classifiers) > 0:
         return Verdict("reproduced", evidence)
@@ -327,8 +327,9 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
     ratio = temperatures["loss, normalised"] / temperatures["loss, raw"]
     good = (gaps < 1e-3) & (left < 1e-3 * temperatures["loss, raw"].clip(lower=1))
     evidence = (
-        f"Over {len(temperatures)} minimizers the errors differ by {100 * gaps.max():.2g} percentage "
-        f"points at most; the losses by a factor of {ratio.min():.2g} to {ratio.max():.2g}, and by "
-        f"{left.max():.1g} at most once the outputs are multiplied by a number for each network."
+        f"Over {len(temperatures)} minimizers the errors differ by {100 * gaps.max():.2g} "
+        f"percentage points at most; the losses by a factor of {ratio.min():.2g} to "
+        f"{ratio.max():.2g}, and by {left.max():.1g} at most once the outputs are multiplied by a "
+        f"number for each network."
     )
     return Verdict("reproduced" if good.all() else "not reproduced", evidence)

@@ -149,29 +149,29 @@ def _trained(
         algorithm = ALGORITHMS[first.algorithm]
         found = [algorithm(models[0], train, generator=generators[0], **options)]
     seconds = (time.perf_counter() - start) / len(models)
+    parts = {"train": train, "test": test}
     return [
-        Stored({k: v.cpu() for k, v in t.state.items()}, _record(m, t, network, train, test, seconds))
-        for m, t, network in zip(minimizers, found, models, strict=True)
-    ]  # fmt: skip
+        Stored({k: v.cpu() for k, v in t.state.items()}, _record(m, t, model, parts, seconds))
+        for m, t, model in zip(minimizers, found, models, strict=True)
+    ]
 
 
 def _record(
     minimizer: Minimizer,
     trained: training.Trained,
     model: nn.Module,
-    train: data.Dataset,
-    test: data.Dataset,
+    parts: Mapping[str, data.Dataset],
     seconds: float,
 ) -> dict[str, Any]:
     """What is kept beside the weights."""
     scores = {
         f"{name}_{key}": value
-        for name, part in (("train", train), ("test", test))
+        for name, part in parts.items()
         for key, value in evaluate(trained.state, model, part)._asdict().items()
     }
     return {
         "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
-        "device": _device(train.images.device.type),
+        "device": _device(parts["train"].images.device.type),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "report": trained.report, "history": trained.history.to_dict("list"),
     }  # fmt: skip
