@@ -34,7 +34,7 @@ from .minimizers import Minimizer, grid
 
 __all__ = [
     "Kept", "Parameter", "ParameterError", "check", "declared", "described", "fresh", "kept",
-    "names", "parse", "run",
+    "kept_titles", "names", "parse", "run",
 ]  # fmt: skip
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
@@ -469,7 +469,7 @@ class Kept(NamedTuple):
     """A table of a kept run.
 
     Attributes:
-        label: Data set, network, number of training images.
+        label: Data set, network, number of training images; of a page without them, the preset.
         table: The numbers.
         made: On which device and in how many minutes.
     """
@@ -480,23 +480,41 @@ class Kept(NamedTuple):
 
 
 def kept(name: str, table: str) -> list[Kept]:
-    """A table of every kept run of a notebook, in the order of its presets.
+    """A table of every kept run of a notebook, the largest data set last.
 
     Args:
         name: Notebook.
         table: Name of the CSV file, without its ending.
     """
-    folders = (root() / "book" / "reference").glob(f"{name}.*/{table}.csv")
-    there, found = {path.parent.name for path in folders}, []
-    for title in (title for title in presets(name) if f"{name}.{title}" in there):
+    found = []
+    for title in kept_titles(name):
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
-        network = values["arch"] if "arch" in values else ", ".join(values["archs"])
-        label = f"{values['dataset']}, {network}, {values['subset'] or 'all'} images"
+        label = _label(values) or title
         minutes = max(1, round(info["seconds"] / 60))
-        made = f"{label}: {info['device']}, {minutes} min"
-        found.append(Kept(label, numbers, made))
-    return found
+        found.append(
+            (_size(values), Kept(label, numbers, f"{label}: {info['device']}, {minutes} min"))
+        )
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def kept_titles(name: str) -> list[str]:
+    """The presets of a notebook of which a run is kept."""
+    folders = {path.parent.name for path in (root() / "book" / "reference").glob("*/*.json")}
+    return [title for title in presets(name) if f"{name}.{title}" in folders]
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    """What a run was about: data set, network, number of training images, as far as it has them."""
+    archs = [values["arch"]] if "arch" in values else values.get("archs", [])
+    images = [f"{values['subset'] or 'all'} images"] if "subset" in values else []
+    return ", ".join([*([values["dataset"]] if "dataset" in values else []), *archs, *images])
+
+
+def _size(values: Mapping[str, Any]) -> tuple[int, int]:
+    """Orders runs: data sets as `toroid.data` lists them, then the number of training images."""
+    order = [*data.DATASETS, values.get("dataset")]
+    return order.index(values.get("dataset")), values.get("subset") or 10**9
 
 
 def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
