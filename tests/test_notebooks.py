@@ -169,16 +169,19 @@ def test_a_run_never_writes_over_a_page():
         notebooks.run("symmetries", {"epochs": 1})
 
 
-def test_the_stamp_changes_with_the_code(tmp_path, monkeypatch):
-    (tmp_path / "book").mkdir()
+def test_the_stamp_changes_with_the_code_and_with_a_kept_run(tmp_path, monkeypatch):
+    (tmp_path / "book" / "reference" / "symmetries.large").mkdir(parents=True)
     (tmp_path / "_toc.yml").touch()
     page = tmp_path / "book" / "symmetries.ipynb"
     text = (ROOT / "book" / "symmetries.ipynb").read_text()
     page.write_text(text)
     monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
-    assert notebooks.fresh("symmetries")
+    first = notebooks.stamp("symmetries")
+    assert first == notebooks.stamp("symmetries")
     page.write_text(text.replace("epochs: int = 15", "epochs: int = 16"))
-    assert not notebooks.fresh("symmetries")
+    second = notebooks.stamp("symmetries")
+    (tmp_path / "book" / "reference" / "symmetries.large" / "checks.csv").write_text("a\n1\n")
+    assert len({first, second, notebooks.stamp("symmetries")}) == 3
 
 
 def test_a_number_that_is_none_is_not_glued():

@@ -313,13 +313,16 @@ def described(
 
 
 def stamp(name: str) -> str:
-    """SHA-256 of what a page's outputs depend on: code cells, parameters, the library."""
+    """SHA-256 of what a page shows depends on: code cells, parameters, the library, kept runs."""
     digest = hashlib.sha256()
     for cell in _read(name)["cells"]:
         if cell["cell_type"] == "code":
             digest.update(_source(cell).encode() + b"\0")
     for path in sorted(Path(inspect.getfile(check)).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    runs = "*" if name == "claims" else f"{name}.*"
+    for path in sorted((root() / "book" / "reference").glob(f"{runs}/*.*")):
+        digest.update(path.relative_to(root()).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -492,9 +495,8 @@ def kept(name: str, table: str) -> list[Kept]:
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
         label = _label(values) or title
         minutes = max(1, round(info["seconds"] / 60))
-        found.append(
-            (_size(values), Kept(label, numbers, f"{label}: {info['device']}, {minutes} min"))
-        )
+        made = f"{label}: {info['device']}, {minutes} min"
+        found.append((_size(values), Kept(label, numbers, made)))
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
 
