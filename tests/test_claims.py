@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from toroid import claims
+from toroid import claims, notebooks
 
 KINDS = ["RSGD-RSGD", "RSGD-SGD", "RSGD-ADV", "SGD-SGD", "SGD-ADV", "ADV-ADV"]
 PATHS = [("raw", "straight"), ("normalised", "straight"), ("normalised", "geodesic")]
@@ -135,3 +135,14 @@ def test_c8_asks_for_the_same_error_and_the_loss_restored():
         assert claims.c8(pd.DataFrame([row, {**row, column: value}])).word == "not reproduced"
     large = {**row, "loss, raw": 20.0, "loss, restored": 20.01}
     assert claims.c8(pd.DataFrame([large])).word == "reproduced"
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
+    claim = claims.CLAIMS[name]
+    assert len(claim.asked) > 40
+    assert claim.page in notebooks.names()
+    for run in notebooks.kept(claim.page, claim.table):
+        word, evidence = claim.test(run.table)
+        assert word in ("reproduced", "partly reproduced", "not reproduced", "not decided")
+        assert len(evidence) > 20

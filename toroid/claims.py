@@ -7,6 +7,8 @@ noise was chosen on them.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,8 @@ import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
 __all__ = [
-    "Estimate", "Verdict", "barrier_table", "c1", "c2", "c3", "c4", "c5", "c6", "c8", "correlation",
+    "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "c1", "c2", "c3", "c4", "c5", "c6",
+    "c8", "correlation",
 ]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
@@ -34,6 +37,29 @@ class Verdict(NamedTuple):
 
     word: str
     evidence: str
+
+
+class Claim(NamedTuple):
+    """A claim of the paper, and how it is decided.
+
+    Attributes:
+        statement: In our words.
+        page: The notebook that measures it.
+        table: The table of that notebook that the test takes.
+        test: From the table to a verdict; its docstring says what is asked for.
+    """
+
+    statement: str
+    page: str
+    table: str
+    test: Callable[[pd.DataFrame], Verdict]
+
+    @property
+    def asked(self) -> str:
+        """The paragraph of the test's docstring that says what is asked for."""
+        paragraphs = (inspect.getdoc(self.test) or "").split("\n\n")
+        (found,) = (p for p in paragraphs if p.startswith("The test: "))
+        return " ".join(found.removeprefix("The test: ").split())
 
 
 def _barriers(table: pd.DataFrame, treatment: dict[str, str], kind: str) -> pd.Series:
@@ -183,10 +209,10 @@ def correlation(x: pd.Series, y: pd.Series, *, resamples: int = 1000) -> dict[st
 def c3(table: pd.DataFrame) -> Verdict:
     """RSGD, SGD and ADV minima are ordered in flatness, and flatness predicts the test error.
 
-    The tests, in each architecture. The order: the mean local energies of RSGD, SGD and ADV ascend,
-    and that of RSGD is below that of ADV in nine of ten pairs of one setting and seed. The
-    prediction: Kendall's τ between local energy and test error is positive with its 95 % bootstrap
-    interval. Partly reproduced: one of the two holds in every architecture.
+    The test: in every architecture the mean local energies of RSGD, SGD and ADV ascend, and that of
+    RSGD is below that of ADV in nine of ten pairs of one setting and seed (the order); and
+    Kendall's τ between local energy and test error is positive with its 95 % bootstrap interval
+    (the prediction). Partly reproduced: one of the two.
 
     Args:
         table: Columns ``arch, width, lr, batch_size, seed, algorithm, local energy, test_error``.
@@ -333,3 +359,33 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
         f"number for each network."
     )
     return Verdict("reproduced" if good.all() else "not reproduced", evidence)
+
+
+#: The paper's claims by their number in this project.
+CLAIMS = {
+    "C1": Claim(
+        "Rescaling and permutation can be removed without changing the classifier.",
+        "classifiers", "classifiers", c1,
+    ),
+    "C2": Claim(
+        "Barriers tell flat minima from sharp ones only after the symmetries are removed.",
+        "connectivity", "barriers", c2,
+    ),
+    "C3": Claim(
+        "RSGD finds flatter minima than SGD, and SGD than SGD from an adversarial initialisation; "
+        "flatness predicts the test error.",
+        "flatness", "flatness", c3,
+    ),
+    "C4": Claim("Flatter minima are closer to each other.", "distances", "distances", c4),
+    "C5": Claim(
+        "Barriers along the geodesics between flat minima are small.",
+        "connectivity", "barriers", c5,
+    ),
+    "C6": Claim(
+        "Minimizers are joined by paths of zero error with a single bend.", "bend", "chains", c6
+    ),
+    "C8": Claim(
+        "Normalisation changes the loss by a temperature, and the error not at all.",
+        "connectivity", "temperatures", c8,
+    ),
+}  # fmt: skip
