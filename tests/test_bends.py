@@ -61,8 +61,9 @@ def test_to_spheres_is_the_nearest_point(minimizers):
     assert gap(torus.to_spheres(back, symmetry, "euclidean"), back) < 1e-15
 
 
+@pytest.mark.parametrize("factor", [3.0, (2.0, 5.0)])
 @pytest.mark.parametrize("on_torus", [False, True])
-def test_a_step_goes_down_the_gradient_at_the_drawn_point(minimizers, on_torus):
+def test_a_step_goes_down_the_gradient_at_the_drawn_point(minimizers, on_torus, factor):
     """One step over all images, against finite differences of the loss at the drawn t."""
     model, data, symmetry, states, normal = minimizers
     a, b = normal if on_torus else states
@@ -71,15 +72,16 @@ def test_a_step_goes_down_the_gradient_at_the_drawn_point(minimizers, on_torus):
     torch.randperm(len(data), generator=draw)
     t = float(torch.rand((), generator=draw))
     start = toroid.Geodesic(a, b, symmetry)(0.5) if on_torus else toroid.Linear(a, b)(0.5)
+    times = factor if isinstance(factor, float) else 2.0 * 2.5**t
 
     def loss(corner):
         corner = torus.to_spheres(corner, symmetry, "euclidean") if on_torus else corner
         state = toroid.Polygon(a, corner, b, given)(t)
-        output = 3 * torch.func.functional_call(model, state, (data.images,))
+        output = times * torch.func.functional_call(model, state, (data.images,))
         return float(torch.nn.functional.cross_entropy(output, data.labels))
 
     moved = bend(
-        a, b, model, data, generator=generator(3), symmetry=given, factor=3.0, epochs=1,
+        a, b, model, data, generator=generator(3), symmetry=given, factor=factor, epochs=1,
         batch_size=len(data), lr=1e-3, momentum=0.0, schedule="constant",
     ).path.corner  # fmt: skip
     change = {k: moved[k] - start[k] for k in moved}  # -lr times the gradient, to first order

@@ -40,8 +40,8 @@ class Bend:
 
 def bend(
     a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
-    symmetry: Symmetry | None = None, bias: str = "euclidean", factor: float = 1.0,
-    weight_decay: float = 0.0, progress: bool = False, checkpoint: Checkpoint | None = None,
+    symmetry: Symmetry | None = None, bias: str = "euclidean",
+    factor: float | tuple[float, float] = 1.0, weight_decay: float = 0.0, progress: bool = False, checkpoint: Checkpoint | None = None,
     **settings: Any,
 ) -> Bend:  # fmt: skip
     """Two segments from `a` to `b`, their corner trained so that the error along both is small.
@@ -60,7 +60,8 @@ def bend(
         symmetry: From `find_symmetries`, for a chain on the torus; None for straight segments.
         bias: As in `normalize`.
         factor: Times the outputs, in the loss: the outputs of normalised networks are small, and
-            the loss depends on that, the error does not.
+            the loss depends on that, the error does not. Two numbers are those of the ends, between
+            which it goes evenly on a logarithmic scale.
         weight_decay: Times the corner, added to the gradient; the spheres are not moved by it.
         progress: Show a progress bar.
         checkpoint: Where to save each epoch, and to go on from.
@@ -91,6 +92,8 @@ def bend(
     networks = Networks([start], train.images.device, chosen.precision)
     loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
 
+    ends = factor if isinstance(factor, tuple) else (factor, factor)
+
     def corner() -> dict[str, Tensor]:
         bent = {k: v[0] for k, v in networks.state.items()}
         return bent if symmetry is None else torus.to_spheres(bent, symmetry, bias)
@@ -99,7 +102,7 @@ def bend(
         t = 2 * float(torch.rand((), generator=generator))
         first, second, share = (a, corner(), t) if t <= 1 else (corner(), b, t - 1)
         point = _between(first, second, share, symmetry, bias)
-        found = losses(factor * networks.outputs(images, point), labels)
+        found = losses(_power(ends, t / 2) * networks.outputs(images, point), labels)
         loop.optimizer.zero_grad()
         found[0].sum().backward()
         loop.optimizer.step()
@@ -112,6 +115,11 @@ def bend(
     (history,) = loop.run(step)
     chain = Polygon(a, {k: v.detach() for k, v in corner().items()}, b, symmetry, bias)
     return Bend(chain, history)
+
+
+def _power(ends: tuple[float, float], t: float) -> float:
+    """From the first to the second number, evenly on a logarithmic scale."""
+    return ends[0] ** (1 - t) * ends[1] ** t
 
 
 def _between(
