@@ -41,8 +41,8 @@ class Bend:
 def bend(
     a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
     symmetry: Symmetry | None = None, bias: str = "euclidean",
-    factor: float | tuple[float, float] = 1.0, weight_decay: float = 0.0, progress: bool = False, checkpoint: Checkpoint | None = None,
-    **settings: Any,
+    factor: float | tuple[float, float] = 1.0, weight_decay: float = 0.0,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
 ) -> Bend:  # fmt: skip
     """Two segments from `a` to `b`, their corner trained so that the error along both is small.
 
