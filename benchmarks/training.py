@@ -9,8 +9,9 @@ set of `toroid.data`. Timed in one run, in turn, medians of some repeats:
 - *stacked*: `toroid.training.sgd_many`, as one network of stacked tensors;
 - *bfloat16*: one by one, layers in bfloat16 and channels last.
 
-What counts is the ratio to *plain*, above 1 where it is faster. The test errors say what bfloat16
-does to the result.
+What counts is the ratio to *plain*, above 1 where it is faster. The work is that of the products,
+forward and backward; the peak is that of the machine's own convolutions, as in paths.py. The test
+errors say what bfloat16 does to the result.
 
     python benchmarks/training.py --dataset digits --epochs 5 --repeats 3
 """
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import pandas as pd
 import torch
 import toroid
+from paths import clock, peak
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 from toroid.training import sgd, sgd_many
 
 NETWORKS = [("mlp", 1.0), ("lenet", 1.0), ("vgg16_bn", 0.25), ("resnet18", 0.25)]
@@ -92,15 +94,15 @@ def ways(architecture, width, train, epochs):
     }  # fmt: skip
 
 
-def clock(function, device):
-    start = time.perf_counter()
-    result = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+def work(architecture, width, train):
+    """Operations for one image: forward, and the gradient of all weights."""
+    model = toroid.models.build(architecture, train.shape, train.classes, width)
+    with FlopCounterMode(display=False) as counter:
+        model(train.images[:2].cpu()).sum().backward()
+    return counter.get_total_flops() / 2
 
 
-def measure(architecture, width, data, epochs, repeats):
+def measure(architecture, width, data, epochs, repeats, peaks):
     """One row for each way."""
     train, test = data
     seconds, states = {}, {}
@@ -109,14 +111,17 @@ def measure(architecture, width, data, epochs, repeats):
             took, states[name] = clock(way, train.images.device.type)
             seconds.setdefault(name, []).append(took)
     model = toroid.models.build(architecture, train.shape, train.classes, width)
-    rows = []
+    operations, rows = work(architecture, width, train), []
     for name, times in seconds.items():
+        fastest = peaks["bfloat16" if name == "bfloat16" else "float32"]
         median = statistics.median(times)
+        speed = len(SEEDS) * epochs * len(train) / median
         errors = [toroid.evaluate(s, model, test).error for s in states[name]]
         rows.append({
             "network": architecture, "width": width, "way": name, "seconds": median,
-            "images/s": len(SEEDS) * epochs * len(train) / median,
-            "ratio": statistics.median(seconds["plain"]) / median,
+            "images/s": speed, "ratio": statistics.median(seconds["plain"]) / median,
+            "GFLOP/s": speed * operations / 1e9,
+            "of the peak": speed * operations / fastest,
             "test error": statistics.mean(errors),
         })  # fmt: skip
     return rows
@@ -137,12 +142,14 @@ def main() -> None:
     else:
         data = toroid.data.load(arguments.dataset, subset=arguments.images)
     data = [part.to(device) for part in data]
+    peaks = {kind: peak(kind, device, 128) for kind in ("float32", "bfloat16")}
     rows = []
     for architecture, width in NETWORKS:
         if architecture in arguments.networks:
             size = width if arguments.width is None else arguments.width
-            rows += measure(architecture, size, data, arguments.epochs, arguments.repeats)
+            rows += measure(architecture, size, data, arguments.epochs, arguments.repeats, peaks)
     print(f"{len(SEEDS)} networks, {len(data[0])} images, {device}, torch {torch.__version__}")
+    print("peak of convolutions, GFLOP/s:", {k: round(v / 1e9, 1) for k, v in peaks.items()})
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
 
 

@@ -76,7 +76,7 @@ BENCHMARKS = {
     "paths": (["--networks", "lenet", "--images", "4", "--repeats", "1", "--batch", "2"],
               ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
     "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
-                 ["plain", "one by one", "stacked", "bfloat16", "images/s", "test error"]),
+                 ["plain", "one by one", "stacked", "bfloat16", "images/s", "of the peak", "test error"]),
 }  # fmt: skip
 
 
