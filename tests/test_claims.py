@@ -142,7 +142,7 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
     claim = claims.CLAIMS[name]
     assert len(claim.asked) > 40
     assert claim.page in notebooks.names()
-    for run in notebooks.kept(claim.page, claim.table):
-        word, evidence = claim.test(run.table)
+    for runs in zip(*(notebooks.kept(claim.page, table) for table in claim.tables), strict=True):
+        word, evidence = claim.test(*(run.table for run in runs))
         assert word in ("reproduced", "partly reproduced", "not reproduced", "not decided")
         assert len(evidence) > 20

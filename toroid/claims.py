@@ -45,14 +45,14 @@ class Claim(NamedTuple):
     Attributes:
         statement: In our words.
         page: The notebook that measures it.
-        table: The table of that notebook that the test takes.
-        test: From the table to a verdict; its docstring says what is asked for.
+        tables: Those of that notebook that the test takes.
+        test: From the tables to a verdict; its docstring says what is asked for.
     """
 
     statement: str
     page: str
-    table: str
-    test: Callable[[pd.DataFrame], Verdict]
+    tables: tuple[str, ...]
+    test: Callable[..., Verdict]
 
     @property
     def asked(self) -> str:
@@ -365,27 +365,27 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
 CLAIMS = {
     "C1": Claim(
         "Rescaling and permutation can be removed without changing the classifier.",
-        "classifiers", "classifiers", c1,
+        "classifiers", ("classifiers",), c1,
     ),
     "C2": Claim(
         "Barriers tell flat minima from sharp ones only after the symmetries are removed.",
-        "connectivity", "barriers", c2,
+        "connectivity", ("barriers",), c2,
     ),
     "C3": Claim(
         "RSGD finds flatter minima than SGD, and SGD than SGD from an adversarial initialisation; "
         "flatness predicts the test error.",
-        "flatness", "flatness", c3,
+        "flatness", ("flatness",), c3,
     ),
-    "C4": Claim("Flatter minima are closer to each other.", "distances", "distances", c4),
+    "C4": Claim("Flatter minima are closer to each other.", "distances", ("distances",), c4),
     "C5": Claim(
         "Barriers along the geodesics between flat minima are small.",
-        "connectivity", "barriers", c5,
+        "connectivity", ("barriers",), c5,
     ),
     "C6": Claim(
-        "Minimizers are joined by paths of zero error with a single bend.", "bend", "chains", c6
+        "Minimizers are joined by paths of zero error with a single bend.", "bend", ("chains",), c6
     ),
     "C8": Claim(
         "Normalisation changes the loss by a temperature, and the error not at all.",
-        "connectivity", "temperatures", c8,
+        "connectivity", ("temperatures",), c8,
     ),
 }  # fmt: skip
