@@ -7,11 +7,13 @@ import math
 import numpy as np
 from scipy.integrate import quad
 from scipy.special import gammaln
+from scipy.stats import binom
 
 from ._checks import check_choice
 
 __all__ = [
-    "error", "expected_neighbours", "expected_worst", "matched_angle", "path_overlap",
+    "error", "expected_neighbours", "expected_worst", "flipped_error", "matched_angle",
+    "path_overlap", "turned_error",
 ]  # fmt: skip
 
 PATHS = ("geodesic", "straight")
@@ -92,6 +94,51 @@ def path_overlap(
     else:
         a, b = (1 - t) * norms[0], t * norms[1]
     return np.clip((a * first + b * second) / np.sqrt(a**2 + b**2 + 2 * a * b * mutual), -1, 1)
+
+
+def turned_error(size: int, sigma: float) -> tuple[float, float]:
+    """Training error of a typical solution after a step of `toroid.local_energy` on the torus.
+
+    The angle is ``φ = σ χ / sqrt(N - 1)``, χ the norm of N - 1 standard normal numbers, and the
+    error ``φ/π``.
+
+    Args:
+        size: Number of inputs N.
+        sigma: σ, small against π.
+
+    Returns:
+        Its mean over draws, ``c σ/π`` with ``c = E[χ] / sqrt(N - 1)``, and its variance.
+
+    Example:
+        >>> mean, variance = turned_error(100, 0.1)
+        >>> round(mean * math.pi, 4), variance < 1e-5
+        (0.0997, True)
+    """
+    c = math.sqrt(2 / (size - 1)) * math.exp(gammaln(size / 2) - gammaln((size - 1) / 2))
+    return c * sigma / math.pi, (1 - c**2) * (sigma / math.pi) ** 2
+
+
+def flipped_error(size: int, share: float) -> tuple[float, float]:
+    """Training error of a typical binary solution after each weight flips with some probability.
+
+    ``arccos(1 - 2k/N)/π``, with k from a binomial distribution.
+
+    Args:
+        size: Number of weights N.
+        share: The probability p.
+
+    Returns:
+        Its mean over k, and its variance.
+
+    Example:
+        >>> mean, variance = flipped_error(1001, 0.1)
+        >>> abs(mean - float(error(0.8))) < 1e-3
+        True
+    """
+    k = np.arange(size + 1)
+    weights, errors = binom.pmf(k, size, share), error(1 - 2 * k / size)
+    mean = float(weights @ errors)
+    return mean, float(weights @ (errors - mean) ** 2)
 
 
 def expected_worst(points: int) -> float:

@@ -448,7 +448,7 @@ class Kept(NamedTuple):
     """A table of a kept run.
 
     Attributes:
-        label: Data set, network, number of training images.
+        label: Data set, network, number of training images; of a page without them, its preset.
         table: The numbers.
         made: On which device and in how many minutes.
     """
@@ -470,8 +470,10 @@ def kept(name: str, table: str) -> list[Kept]:
     for title in (title for title in presets(name) if f"{name}.{title}" in there):
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
-        network = values["arch"] if "arch" in values else ", ".join(values["archs"])
-        label = f"{values['dataset']}, {network}, {values['subset'] or 'all'} images"
+        label = title
+        if "dataset" in values:
+            network = values["arch"] if "arch" in values else ", ".join(values["archs"])
+            label = f"{values['dataset']}, {network}, {values['subset'] or 'all'} images"
         minutes = max(1, round(info["seconds"] / 60))
         made = f"{label}: {info['device']}, {minutes} min"
         found.append(Kept(label, numbers, made))

@@ -20,8 +20,10 @@ from ._exact import (
     error,
     expected_neighbours,
     expected_worst,
+    flipped_error,
     matched_angle,
     path_overlap,
+    turned_error,
 )
 from ._replicas import (
     binary_entropy,
@@ -35,9 +37,9 @@ from .data import Dataset
 
 __all__ = [
     "Perceptron", "anneal", "billiard", "binary_entropy", "capacity", "cross_overlap", "disturb",
-    "entropic", "error", "expected_neighbours", "expected_worst", "feasible", "flips", "gaussian",
-    "geodesic_error", "matched_angle", "neighbours", "path_overlap", "star_margin",
-    "typical_overlap", "vectors",
+    "entropic", "error", "expected_neighbours", "expected_worst", "feasible", "flipped_error",
+    "flips", "gaussian", "geodesic_error", "matched_angle", "neighbours", "path_overlap", "signed",
+    "star_margin", "turned_error", "typical_overlap", "vectors",
 ]  # fmt: skip
 
 
@@ -75,8 +77,8 @@ class Perceptron(nn.Module):
 
     @staticmethod
     def state(weights: Tensor) -> dict[str, Tensor]:
-        """The state dict of weights (N,)."""
-        return {"linear.weight": weights[None].float()}
+        """The state dict of weights (N,), in their precision."""
+        return {"linear.weight": weights[None]}
 
 
 def gaussian(
@@ -91,7 +93,7 @@ def gaussian(
         inputs: N, where there is no teacher.
 
     Returns:
-        Images (P, N) in the default precision, labels 0 or 1.
+        Images (P, N) in double precision, labels 0 or 1.
 
     Raises:
         ValueError: If there is neither a teacher nor a number of inputs.
@@ -104,10 +106,26 @@ def gaussian(
     size = inputs if teacher is None else len(teacher)
     if size < 1:
         raise ValueError(f"inputs is {inputs}; give a teacher, or a positive number of inputs")
-    images = torch.randn(count, size, generator=generator)
+    images = torch.randn(count, size, generator=generator, dtype=torch.float64)
     if teacher is None:
         return Dataset(images, torch.ones(count, dtype=torch.long), 2, "random patterns")
-    return Dataset(images, (images.to(teacher) @ teacher > 0).long(), 2, "a teacher's patterns")
+    return Dataset(images, (images @ teacher.double() > 0).long(), 2, "a teacher's patterns")
+
+
+def signed(data: Dataset) -> Tensor:
+    """Patterns with their labels multiplied in: a solution's products with all are positive.
+
+    Args:
+        data: Of two classes, labels 0 or 1.
+
+    Returns:
+        (P, N).
+
+    Example:
+        >>> signed(Dataset(torch.ones(2, 3), torch.tensor([0, 1]), 2))[:, 0]
+        tensor([-1.,  1.])
+    """
+    return data.images * (2 * data.labels - 1)[:, None]
 
 
 def vectors(gram: Sequence[Sequence[float]], size: int, *, generator: torch.Generator) -> Tensor:
