@@ -455,16 +455,16 @@ def planes(maps: dict[str, Plane]) -> Figure:
 
 
 def agreement(
-    table: pd.DataFrame, *, x: str, y: str | Sequence[str], residuals: bool = False,
-    log: str = "",
+    table: pd.DataFrame, *, x: str | Sequence[str], y: str | Sequence[str],
+    residuals: bool = False, log: str = "",
 ) -> Figure:  # fmt: skip
     """What was measured, as marks, on the curves of a formula, as lines.
 
     Args:
         table: Columns ``panel, series, x, measured, exact, standard_error``; a row may lack
             ``measured`` (it only draws the line) or ``exact`` (it only draws a mark).
-        x: What the abscissa is.
-        y: What is measured; one for all panels or one for each.
+        x: What the abscissa is; one for all panels or one for each.
+        y: What is measured, likewise.
         residuals: Whether a second row shows the distances in standard errors, with a band of 4.
         log: Axes that are logarithmic: ``"x"``, ``"y"`` or ``"xy"``.
 
@@ -472,41 +472,42 @@ def agreement(
         A figure; error bars are two standard errors.
     """
     panels = list(table["panel"].unique())
-    rows = {"nrows": 2, "height_ratios": [2, 1]} if residuals else {"nrows": 1}
+    labels = [[w] * len(panels) if isinstance(w, str) else w for w in (x, y)]
+    rows: dict[str, Any] = {"nrows": 2, "height_ratios": [2, 1]} if residuals else {"nrows": 1}
+    size = (min(10, 1 + 3.4 * len(panels)), 3.4 + 1.2 * residuals)
     figure, axes = plt.subplots(
-        ncols=len(panels), figsize=(min(10, 1 + 3.4 * len(panels)), 3.2 + 1.2 * residuals),
-        sharex="col", squeeze=False, **rows,
-    )  # fmt: skip
-    looks = {name: index for index, name in enumerate(table["series"].unique())}
-    for column, panel in enumerate(panels):
-        top = axes[0, column]
+        ncols=len(panels), figsize=size, sharex="col", squeeze=False, **rows
+    )
+    series = list(table["series"].unique())
+    for column, panel, below, beside in zip(axes.T, panels, *labels, strict=True):
         for name, part in table[table["panel"] == panel].groupby("series", sort=False):
-            _agree(axes[:, column], part.sort_values("x"), looks[name], str(name))
-        top.set(title=panel, ylabel=y if isinstance(y, str) else y[column])
-        axes[-1, column].set_xlabel(x)
-        if "x" in log:
-            top.set_xscale("log")
-        if "y" in log:
-            top.set_yscale("log")
-        top.legend(fontsize=8)
+            _agree(column, part.sort_values("x"), series.index(name), str(name))
+        column[0].set(title=panel, ylabel=beside)
+        column[0].set(**{f"{axis}scale": "log" for axis in log})
+        column[-1].set_xlabel(below)
     if residuals:
-        axes[1, 0].set_ylabel("in standard errors")
+        axes[1, 0].set_ylabel("standard errors")
+    handles = {
+        label: handle
+        for ax in axes[0]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4)
     return figure
 
 
 def _agree(axes: np.ndarray, part: pd.DataFrame, index: int, label: str) -> None:
+    """One series: above the line and the marks, below their distance."""
     color, mark = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
     line, seen = part.dropna(subset="exact"), part.dropna(subset="measured")
-    handle = axes[0].plot(line["x"], line["exact"], LINES[index % len(LINES)], color=color, lw=1.2)
-    if len(seen):
-        bars = 2 * seen["standard_error"].fillna(0)
-        axes[0].errorbar(
-            seen["x"], seen["measured"], bars, fmt=mark, ms=4, color=color, label=label
-        )
-    else:
-        handle[0].set_label(label)
+    (drawn,) = axes[0].plot(line["x"], line["exact"], LINES[index % len(LINES)], color=color, lw=1)
+    if seen.empty:
+        drawn.set_label(label)
+        return
+    bars = 2 * seen["standard_error"].fillna(0)
+    axes[0].errorbar(seen["x"], seen["measured"], bars, fmt=mark, ms=4, color=color, label=label)
     if len(axes) > 1:
         off = (seen["measured"] - seen["exact"]) / seen["standard_error"]
-        axes[1].plot(seen["x"], off, mark, ms=3, color=color)
-        axes[1].set_ylim(-4.5, 4.5)
         axes[1].axhspan(-4, 4, color="0.93", zorder=0)
+        axes[1].plot(seen["x"], off, mark, ms=3, color=color)
+        axes[1].set_ylim(-5, 5)
