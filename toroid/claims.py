@@ -280,7 +280,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         text: What theory says.
-        source: By whom, as a key of the bibliography.
+        source: By whom.
         number: What is measured.
         relation: ``"<="`` or ``">="``: how the number must stand to the bound.
         bound: The bound.
@@ -296,56 +296,58 @@ class Prediction(NamedTuple):
 #: By name; each bound was written down before its number was looked at.
 PREDICTIONS = {
     "convex": Prediction(
-        "at a margin from 0 on, solutions are joined by geodesics without an error", "gardner1988",
+        "at a margin from 0 on, solutions are joined by geodesics without an error", "Gardner 1988",
         "largest training error on a geodesic between solutions of any kind", "<=", 0.0,
     ),
     "typical": Prediction(
-        "typical solutions of random patterns have the replica-symmetric overlap", "gardner1988",
+        "typical solutions of random patterns have the replica-symmetric overlap", "Gardner 1988",
         "largest deviation over loads, extrapolated in 1/N, in standard errors", "<=", 4.0,
     ),
     "gibbs": Prediction(
         "typical solutions of a teacher's patterns have the overlap of Gibbs learning",
-        "gyorgyi1990", "the same", "<=", 4.0,
+        "Györgyi and Tishby 1990", "the same", "<=", 4.0,
     ),
     "atypical": Prediction(
         "gradient descent finds solutions that generalise better than typical ones",
-        "baldassi2015", "least gain in overlap with the teacher, in standard errors", ">=", 4.0,
+        "Baldassi et al. 2015", "least gain in overlap with the teacher, in standard errors", ">=",
+        4.0,
     ),
     "barrier": Prediction(
         "between typical solutions of a negative margin there is the replica-symmetric barrier",
-        "annesi2023", "largest deviation along the geodesic, in standard errors", "<=", 4.0,
+        "Annesi et al. 2023", "largest deviation along the geodesic, in standard errors", "<=", 4.0,
     ),
     "star": Prediction(
-        "robust solutions see typical ones of a negative margin without an error", "annesi2023",
-        "largest error on a geodesic from a robust to a typical solution", "<=", 0.0,
+        "robust solutions see typical ones of a negative margin without an error",
+        "Annesi et al. 2023", "largest error on a geodesic from a robust to a typical solution",
+        "<=", 0.0,
     ),
     "isolated": Prediction(
-        "typical solutions of the binary perceptron are isolated", "huang2014",
+        "typical solutions of the binary perceptron are isolated", "Huang and Kabashima 2014",
         "largest number of solutions one flip from a teacher", "<=", 0.0,
     ),
     "dense": Prediction(
-        "entropic algorithms find solutions in dense clusters", "baldassi2015",
+        "entropic algorithms find solutions in dense clusters", "Baldassi et al. 2015",
         "least number of solutions one flip from one of them", ">=", 1.0,
     ),
     "flat": Prediction(
-        "their local energy is below that of typical solutions", "baldassi2016",
+        "their local energy is below that of typical solutions", "Baldassi et al. 2016",
         "largest ratio of the two, over sizes of the noise", "<=", 1.0,
     ),
     "hamming": Prediction(
         "two of them are joined by lower barriers than one of them and a typical one",
-        "baldassi2015", "ratio of mean barriers on Hamming paths", "<=", 1.0,
+        "Baldassi et al. 2015", "ratio of mean barriers on Hamming paths", "<=", 1.0,
     ),
     "replicated": Prediction(
         "replicated gradient descent finds flatter solutions than gradient descent",
-        "baldassi2016", "ratio of mean local energies, spherical perceptron", "<=", 1.0,
+        "Baldassi et al. 2016", "ratio of mean local energies, spherical perceptron", "<=", 1.0,
     ),
     "planted": Prediction(
-        "a permutation between two students of one teacher is found again", "pittorino2022",
+        "a permutation between two students of one teacher is found again", "Pittorino et al. 2022",
         "share of the units found, at the largest N", ">=", 1.0,
     ),
     "unrelated": Prediction(
         "alignment makes unrelated networks alike by a cosine that falls as the root of 1/N",
-        "pittorino2022", "distance of the measured exponent from -1/2", "<=", 0.1,
+        "Pittorino et al. 2022", "distance of the measured exponent from -1/2", "<=", 0.1,
     ),
 }  # fmt: skip
 
