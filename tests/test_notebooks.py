@@ -200,3 +200,9 @@ def test_kept_runs_are_labelled_by_what_they_ran():
         assert f"{info['parameters']['subset']} images" in run.label
         assert info["device"] in run.made
     assert notebooks.kept("minimizers", "nothing") == []
+
+
+def test_a_kept_run_without_a_data_set_is_labelled_by_its_preset():
+    (run,) = notebooks.kept("shallow", "predictions")
+    assert run.label == "large"
+    assert run.made.startswith("large: ")

@@ -456,7 +456,7 @@ def planes(maps: dict[str, Plane]) -> Figure:
 
 def agreement(
     table: pd.DataFrame, *, x: str | Sequence[str], y: str | Sequence[str],
-    residuals: bool = False, log: str = "",
+    residuals: bool = False, log: str | Sequence[str] = "",
 ) -> Figure:  # fmt: skip
     """What was measured, as marks, on the curves of a formula, as lines.
 
@@ -466,24 +466,24 @@ def agreement(
         x: What the abscissa is; one for all panels or one for each.
         y: What is measured, likewise.
         residuals: Whether a second row shows the distances in standard errors, with a band of 4.
-        log: Axes that are logarithmic: ``"x"``, ``"y"`` or ``"xy"``.
+        log: Axes that are logarithmic, likewise: ``"x"``, ``"y"`` or ``"xy"``.
 
     Returns:
         A figure; error bars are two standard errors.
     """
     panels = list(table["panel"].unique())
-    labels = [[w] * len(panels) if isinstance(w, str) else w for w in (x, y)]
+    labels = [[w] * len(panels) if isinstance(w, str) else w for w in (x, y, log)]
     rows: dict[str, Any] = {"nrows": 2, "height_ratios": [2, 1]} if residuals else {"nrows": 1}
     size = (min(10, 1 + 3.4 * len(panels)), 3.4 + 1.2 * residuals)
     figure, axes = plt.subplots(
         ncols=len(panels), figsize=size, sharex="col", squeeze=False, dpi=80, **rows
     )  # a page has many of these: it stays small
     series = list(table["series"].unique())
-    for column, panel, below, beside in zip(axes.T, panels, *labels, strict=True):
+    for column, panel, below, beside, logs in zip(axes.T, panels, *labels, strict=True):
         for name, part in table[table["panel"] == panel].groupby("series", sort=False):
             _agree(column, part.sort_values("x"), series.index(name), str(name))
         column[0].set(title=panel, ylabel=beside)
-        column[0].set(**{f"{axis}scale": "log" for axis in log})
+        column[0].set(**{f"{axis}scale": "log" for axis in logs})
         column[-1].set_xlabel(below)
     if residuals:
         axes[1, 0].set_ylabel("standard errors")
