@@ -306,7 +306,8 @@ PREDICTIONS = {
     "gibbs": Prediction(
         "typical solutions of a teacher's patterns have the overlap of Gibbs learning",
         "Györgyi and Tishby 1990",
-        "largest deviation of R and q over loads, extrapolated in 1/N, in standard errors", "<=", 4.0,
+        "largest deviation of R and q over loads, extrapolated in 1/N, in standard errors",
+        "<=", 4.0,
     ),
     "atypical": Prediction(
         "gradient descent finds solutions that generalise better than typical ones",
