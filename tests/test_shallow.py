@@ -2,7 +2,9 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toroid
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 from scipy.optimize import brentq, linear_sum_assignment
 from scipy.stats import norm
-from toroid import shallow
+from toroid import plotting, shallow
 
 OVERLAPS = st.floats(-0.99, 0.99)
 state = shallow.Perceptron.state
@@ -440,3 +442,20 @@ def test_wrong_overlaps_and_paths_are_named():
         shallow.vectors([[1, 2], [2, 1]], 5, generator=generator())
     with pytest.raises(ValueError, match="inputs is 0; give a teacher"):
         shallow.gaussian(3, generator=generator())
+
+
+def test_a_figure_of_agreement_shows_marks_lines_and_residuals():
+    table = pd.DataFrame({
+        "panel": "p", "series": ["a", "a", "b"], "x": [1.0, 2.0, 3.0], "measured": [0.3, np.nan, 0.5],
+        "exact": [0.2, 0.4, np.nan], "standard_error": [0.05, np.nan, 0.1],
+    })  # fmt: skip
+    figure = plotting.agreement(table, x="t", y="error", residuals=True, log="x")
+    top, below = figure.axes
+    line, mark, _, other = (entry.get_xydata().tolist() for entry in top.lines[:4])
+    assert line == [[1, 0.2], [2, 0.4]]
+    assert mark == [[1, 0.3]]
+    assert other == [[3, 0.5]]
+    assert below.lines[0].get_ydata()[0] == pytest.approx(2)
+    assert top.get_xscale() == "log"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    plt.close(figure)

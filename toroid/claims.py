@@ -311,7 +311,7 @@ PREDICTIONS = {
     ),
     "atypical": Prediction(
         "gradient descent finds solutions that generalise better than typical ones",
-        "Baldassi et al. 2015", "least gain in overlap with the teacher, in standard errors", ">=",
+        "Baldassi et al. 2020", "least gain in overlap with the teacher, in standard errors", ">=",
         4.0,
     ),
     "barrier": Prediction(
@@ -337,19 +337,19 @@ PREDICTIONS = {
     ),
     "hamming": Prediction(
         "two of them are joined by lower barriers than one of them and a typical one",
-        "Baldassi et al. 2015", "ratio of mean barriers on Hamming paths", "<=", 1.0,
+        "after Baldassi et al. 2015", "ratio of mean barriers on Hamming paths", "<=", 1.0,
     ),
     "replicated": Prediction(
         "replicated gradient descent finds flatter solutions than gradient descent",
-        "Baldassi et al. 2016", "ratio of mean local energies, spherical perceptron", "<=", 1.0,
+        "Baldassi et al. 2020", "ratio of mean local energies, spherical perceptron", "<=", 1.0,
     ),
     "planted": Prediction(
-        "a permutation between two students of one teacher is found again", "Pittorino et al. 2022",
-        "share of the units found, at the largest N", ">=", 1.0,
+        "a permutation between two students of one teacher is found again",
+        "Pittorino et al. 2022", "share of the units found, at the largest N", ">=", 1.0,
     ),
     "unrelated": Prediction(
         "alignment makes unrelated networks alike by a cosine that falls as the root of 1/N",
-        "Pittorino et al. 2022", "distance of the measured exponent from -1/2", "<=", 0.1,
+        "elementary", "distance of the measured exponent from -1/2", "<=", 0.1,
     ),
 }  # fmt: skip
 
