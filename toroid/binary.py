@@ -163,21 +163,19 @@ def anneal(
     if wrong := {k: v for k, v in given.items() if not v > 0}:
         raise ValueError(f"anneal takes positive numbers, got {wrong}")
     states = _Chains(model, chains)
-    now, histories = states.errors(train), []
+    now, every, rows = states.errors(train), torch.arange(chains), []
     for sweep in range(sweeps):
-        for step in range(states.size):
+        drawn = torch.randint(states.size, (states.size, chains, flips), generator=generator)
+        chances = torch.rand(drawn.shape[:2], generator=generator, dtype=torch.float64).log()
+        for step, (places, chance) in enumerate(zip(drawn, chances, strict=True)):
             temperature = hot * (cold / hot) ** ((sweep + step / states.size) / sweeps)
-            places = torch.randint(states.size, (chains, flips), generator=generator)
-            states.flip(torch.arange(chains), places)
+            states.flip(every, places)
             proposed = states.errors(train)
-            chance = torch.rand(chains, generator=generator, dtype=torch.float64)
-            refused = temperature * chance.log() >= now - proposed
-            states.flip(refused.nonzero()[:, 0], places[refused])
+            refused = temperature * chance >= now - proposed
+            states.flip(every[refused], places[refused])
             now = torch.where(refused, now, proposed)
-        row = {"epoch": sweep, "temperature": temperature}
-        histories += [{**row, "chain": i, "error": int(e) / len(train)} for i, e in enumerate(now)]
-    runs = pd.DataFrame(histories).groupby("chain")
-    return [_annealed(states.single(i), run, len(train)) for i, run in runs]
+        rows.append({"epoch": sweep, "temperature": temperature, "wrong": now})
+    return [_annealed(states.single(chain), rows, chain, len(train)) for chain in range(chains)]
 
 
 class _Chains:
@@ -214,10 +212,13 @@ class _Chains:
         return {k: v[index].clone() for k, v in self.state.items()}
 
 
-def _annealed(state: dict[str, Tensor], run: pd.DataFrame, size: int) -> Trained:
-    wrong = round(run["error"].iloc[-1] * size)
-    failed = f"{wrong} of {size} are still wrong" if wrong else ""
-    return Trained(state, run.drop(columns="chain").reset_index(drop=True), {"failed": failed})
+def _annealed(
+    state: dict[str, Tensor], rows: list[dict[str, Any]], chain: int, size: int
+) -> Trained:
+    wrong = [int(row["wrong"][chain]) for row in rows]
+    failed = f"{wrong[-1]} of {size} are still wrong" if wrong[-1] else ""
+    history = pd.DataFrame(rows, columns=["epoch", "temperature"])
+    return Trained(state, history.assign(error=[e / size for e in wrong]), {"failed": failed})
 
 
 def bend(

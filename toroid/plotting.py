@@ -300,8 +300,8 @@ def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
             ("as found", COLORS[0], "white"),
             ("aligned", COLORS[1], COLORS[1]),
         ):
-            label = {"label": name} if x == 0 else {}
-            ax.plot(at, part[name], "o", color=color, mfc=face, ms=4, **label)
+            label = name if x == 0 else None
+            ax.plot(at, part[name], "o", color=color, mfc=face, ms=4, label=label)
     _kinds(ax, kinds)
     ax.legend()
 
@@ -445,7 +445,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     """Error along segments and chains: rows are kinds of pairs, columns treatments.
 
     Args:
-        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split.
+        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split. The path
+            is a ``"segment"``, a ``"chain"``, or another.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
@@ -459,7 +460,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     for row, kind in zip(axes, kinds, strict=True):
         for ax, (weights, alignment) in zip(row, treatments, strict=True):
             same = (curves["weights"] == weights) & (curves["alignment"] == alignment)
-            for index, name in ((1, "segment"), (0, "chain")):
+            others = [name for name in curves["path"].unique() if name not in ("segment", "chain")]
+            for index, name in ((1, "segment"), (0, "chain"), *enumerate(others, 2)):
                 part = curves[same & (curves["kind"] == kind) & (curves["path"] == name)]
                 table = part.pivot(index="pair", columns="t", values="error")
                 band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=name)
@@ -468,7 +470,7 @@ def bends(curves: pd.DataFrame) -> Figure:
         ax.set_title(",\n".join(treatment))
     for ax in axes[-1]:
         ax.set_xlabel("t")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
