@@ -389,26 +389,6 @@ def test_entropic_solutions_are_dense_and_teachers_isolated():
     assert bool((patterns @ found > 0).all())
 
 
-def test_annealing_lowers_the_errors_and_solves_what_is_easy():
-    draws = generator(0)
-    easy = torch.randn(15, 101, generator=draws, dtype=torch.float64)
-    assert bool((easy @ shallow.anneal(easy, generator=draws) > 0).all())
-    hard = torch.randn(120, 151, generator=draws, dtype=torch.float64)
-    wrong = [
-        int((hard @ shallow.anneal(hard, generator=draws, sweeps=n) <= 0).sum()) for n in (2, 60)
-    ]
-    assert 0 < wrong[1] < wrong[0] - 5
-
-
-def test_flips_walk_from_one_to_the_other():
-    a, b = torch.ones(40), torch.cat([torch.ones(10), -torch.ones(30)])
-    steps = [shallow.flips(a, b, t, generator=generator()) for t in (0.0, 0.4, 0.6, 1.0)]
-    assert torch.equal(steps[0], a)
-    assert torch.equal(steps[3], b)
-    assert [int((w != a).sum()) for w in steps] == [0, 12, 18, 30]
-    assert bool(((steps[1] != a) <= (steps[2] != a)).all())  # of one path
-
-
 def test_the_chance_similarity_of_unrelated_networks():
     """After alignment, the best assignment among normal numbers, over the root of N."""
     size, hidden, rng = 300, 6, np.random.default_rng(0)

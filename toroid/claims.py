@@ -14,7 +14,7 @@ from scipy.stats import kendalltau, spearmanr
 
 __all__ = [
     "PREDICTIONS", "Estimate", "Prediction", "Verdict", "barrier_table", "c2", "c3", "c4", "c5",
-    "c6", "c9", "correlation", "predicted",
+    "c6", "c7", "c9", "correlation", "predicted",
 ]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
@@ -22,6 +22,7 @@ WITHIN = ("RSGD-RSGD", "SGD-SGD", "ADV-ADV")
 ALGORITHMS = ("replicated_sgd", "sgd", "adversarial")
 BEFORE = {"weights": "raw", "path": "straight", "alignment": "as found", "split": "train"}
 AFTER = {"weights": "normalised", "path": "geodesic", "alignment": "aligned", "split": "train"}
+BINARY = {"weights": "binary", "path": "random order", "split": "train"}
 
 
 class Verdict(NamedTuple):
@@ -273,6 +274,54 @@ def c6(chains: pd.DataFrame) -> Verdict:
     if good == len(chains):
         return Verdict("reproduced", evidence)
     return Verdict("partly reproduced" if 2 * good > len(chains) else "not reproduced", evidence)
+
+
+def c7(barriers: pd.DataFrame, energies: pd.DataFrame) -> Verdict:
+    """The same picture holds for networks with binary weights and activations.
+
+    The tests, with the mean over random orders of flips as a pair's barrier. The order of barriers:
+    aligned, the mean training barriers of RSGD, SGD and ADV pairs ascend, and those of RSGD and ADV
+    pairs do not overlap. The symmetries: alignment lowers the mean training barrier within every
+    algorithm. The order of flatness: the mean local energies of RSGD, SGD and ADV ascend. Partly
+    reproduced: two of the three hold.
+
+    Args:
+        barriers: Columns ``kind, pair, weights, path, alignment, split, barrier``; several rows
+            with one pair are its orders.
+        energies: Columns ``algorithm, local energy``.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [{"kind": kind, "pair": "0-1", **BINARY, "alignment": alignment, "barrier": b}
+        ...         for kind, *bs in zip(WITHIN, (1, 2, 3), (9, 9, 9))
+        ...         for alignment, b in zip(("aligned", "as found"), bs)]
+        >>> flat = pd.DataFrame({"algorithm": ALGORITHMS, "local energy": [0.1, 0.2, 0.3]})
+        >>> c7(pd.DataFrame(rows), flat).word
+        'reproduced'
+    """
+    pairs = barriers.groupby(["kind", "pair", *BINARY, "alignment"], as_index=False)
+    means = pairs["barrier"].mean()
+    after, before = (
+        [_barriers(means, {**BINARY, "alignment": alignment}, kind) for kind in WITHIN]
+        for alignment in ("aligned", "as found")
+    )
+    flat = 100 * energies.groupby("algorithm")["local energy"].mean().reindex(ALGORITHMS)
+    if any(len(values) == 0 for values in (*after, *before)) or flat.isna().any():
+        return Verdict("not decided", f"This run has not all of {', '.join(WITHIN)}.")
+    lowered = [x.mean() < y.mean() for x, y in zip(after, before, strict=True)]
+    listed = "; ".join(
+        f"{kind} {_range(x)} aligned, {_range(y)} as found"
+        for kind, x, y in zip(WITHIN, after, before, strict=True)
+    )
+    energy = ", ".join(f"{value:.2f}" for value in flat)
+    evidence = (
+        f"Barriers of the training error on Hamming paths in random order, in percentage points: "
+        f"{listed}. Alignment lowers {sum(lowered)} of {len(lowered)} means. Mean local energies "
+        f"of RSGD, SGD and ADV: {energy}."
+    )
+    holds = int(_ascend(after)) + int(all(lowered)) + int(flat.is_monotonic_increasing)
+    words = ("not reproduced", "not reproduced", "partly reproduced", "reproduced")
+    return Verdict(words[holds], evidence)
 
 
 class Prediction(NamedTuple):

@@ -19,7 +19,8 @@ from .symmetry import Symmetry
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
-    "embedding", "energies", "errors", "flatness", "layers", "minimizers", "planes", "replicas",
+    "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "planes",
+    "replicas",
     "scaling", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
@@ -32,10 +33,11 @@ ALGORITHMS = {
     "sgd": (COLORS[0], "-", "o"), "replicated_sgd": (COLORS[2], "--", "s"),
     "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
     "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
+    "annealing": (COLORS[6], ":", "X"),
 }  # fmt: skip
 SHORT = {
     "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
-    "entropy_sgd": "ESGD",
+    "entropy_sgd": "ESGD", "annealing": "SA",
 }  # fmt: skip
 
 
@@ -142,15 +144,20 @@ def connectivity(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def slide(runs: dict[str, pd.DataFrame]) -> Figure:
+#: What the paper's slides set side by side: weights and path.
+SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
+
+
+def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLIDE) -> Figure:
     """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
 
     Args:
         runs: By name, curves as `connectivity` takes them.
+        paths: Weights and path of the two panels.
 
     Returns:
         A figure with a row for each run and two panels: raw straight lines, and geodesics between
-        normalised networks.
+        normalised networks, or what `paths` says.
     """
     size = (8, 0.4 + 3 * len(runs))
     figure, axes = plt.subplots(len(runs), 2, figsize=size, sharey="row", squeeze=False)
@@ -158,7 +165,7 @@ def slide(runs: dict[str, pd.DataFrame]) -> Figure:
         mixed = [kind for kind in curves["kind"].unique() if len(set(kind.split("-"))) == 2]
         kind = "RSGD-ADV" if "RSGD-ADV" in mixed else (mixed or [curves["kind"].iloc[0]])[-1]
         first, second = kind.split("-")
-        for ax, path in zip(row, (("raw", "straight"), ("normalised", "geodesic")), strict=True):
+        for ax, path in zip(row, paths, strict=True):
             _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
             ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
         row[0].set_ylabel(f"{name}\n{curves['split'].iloc[0]} error (%)")
@@ -272,15 +279,52 @@ def distances(table: pd.DataFrame) -> Figure:
         part = table[table["kind"] == kind]
         at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
         left.plot(at, part["raw"], "o", color=COLORS[0], ms=4)
-        label = {"label": "as found"} if x == 0 else {}
-        right.plot(at, part["as found"], "o", color=COLORS[0], mfc="white", ms=4, **label)
-        label = {"label": "aligned"} if x == 0 else {}
-        right.plot(at, part["aligned"], "o", color=COLORS[1], ms=4, **label)
-    for ax in (left, right):
-        ax.set_xticks(range(len(kinds)), kinds, rotation=40)
-        ax.set_xlim(-0.6, len(kinds) - 0.4)
+    _kinds(left, kinds)
+    _found_and_aligned(right, table)
     left.set_ylabel("raw distance over mean norm")
     right.set_ylabel("rms angle (radians)")
+    return figure
+
+
+def _kinds(ax: Axes, kinds: Sequence[str]) -> None:
+    ax.set_xticks(range(len(kinds)), kinds, rotation=40)
+    ax.set_xlim(-0.6, len(kinds) - 0.4)
+
+
+def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
+    """Two marks for each pair, sorted by kind: as found and aligned."""
+    kinds = list(table["kind"].unique())
+    for x, kind in enumerate(kinds):
+        part = table[table["kind"] == kind]
+        at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
+        for name, color, face in (
+            ("as found", COLORS[0], "white"),
+            ("aligned", COLORS[1], COLORS[1]),
+        ):
+            label = name if x == 0 else None
+            ax.plot(at, part[name], "o", color=color, mfc=face, ms=4, label=label)
+    _kinds(ax, kinds)
+    ax.legend()
+
+
+def hamming(pairs: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Hamming distances of binary networks: of pairs by their kind, and against flatness.
+
+    Args:
+        pairs: Columns ``kind, as found, aligned``, shares of the weights.
+        table: Columns ``algorithm, local energy, distance``, the last to an algorithm's others.
+
+    Returns:
+        A figure with two panels, one mark for each pair and treatment, and for each minimizer.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    _found_and_aligned(left, pairs)
+    left.set_ylabel("share of weights that differ")
+    for algorithm, part in table.groupby("algorithm", sort=False):
+        color, _, mark = ALGORITHMS[str(algorithm)]
+        energy, label = 100 * part["local energy"], SHORT[str(algorithm)]
+        right.plot(energy, part["distance"], mark, color=color, ms=6, label=label)
+    right.set(xlabel="local energy (percentage points)", ylabel="mean distance to its own, aligned")
     right.legend()
     return figure
 
@@ -350,11 +394,12 @@ def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
     return figure
 
 
-def energies(curves: pd.DataFrame) -> Figure:
+def energies(curves: pd.DataFrame, noise: str = "noise (radians)") -> Figure:
     """Local energy against the size of the noise, a panel for each architecture.
 
     Args:
         curves: Columns ``arch, width, lr, batch_size, algorithm, seed, sigma, energy``.
+        noise: What the abscissa says.
 
     Returns:
         A figure; lines are means over networks, bands their range.
@@ -367,7 +412,7 @@ def energies(curves: pd.DataFrame) -> Figure:
             runs = 100 * part.pivot(index=names, columns="sigma", values="energy")
             label, name = SHORT[str(algorithm)], str(algorithm)
             band(ax, runs.columns.to_numpy(), runs.to_numpy(), index=name, label=label)
-        ax.set(title=arch, xlabel="noise (radians)", ylabel="local energy (percentage points)")
+        ax.set(title=arch, xlabel=noise, ylabel="local energy (percentage points)")
     axes[0, 0].legend()
     return figure
 
@@ -401,7 +446,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     """Error along segments and chains: rows are kinds of pairs, columns treatments.
 
     Args:
-        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split.
+        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split. The path
+            is a ``"segment"``, a ``"chain"``, or another.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
@@ -415,7 +461,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     for row, kind in zip(axes, kinds, strict=True):
         for ax, (weights, alignment) in zip(row, treatments, strict=True):
             same = (curves["weights"] == weights) & (curves["alignment"] == alignment)
-            for index, name in ((1, "segment"), (0, "chain")):
+            others = [name for name in curves["path"].unique() if name not in ("segment", "chain")]
+            for index, name in ((1, "segment"), (0, "chain"), *enumerate(others, 2)):
                 part = curves[same & (curves["kind"] == kind) & (curves["path"] == name)]
                 table = part.pivot(index="pair", columns="t", values="error")
                 band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=name)
@@ -424,7 +471,7 @@ def bends(curves: pd.DataFrame) -> Figure:
         ax.set_title(",\n".join(treatment))
     for ax in axes[-1]:
         ax.set_xlabel("t")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 

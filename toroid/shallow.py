@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.special import log_ndtr
@@ -36,10 +35,10 @@ from ._replicas import (
 from .data import Dataset
 
 __all__ = [
-    "Perceptron", "anneal", "billiard", "binary_entropy", "capacity", "cross_overlap", "disturb",
-    "entropic", "error", "expected_neighbours", "expected_worst", "feasible", "flipped_error",
-    "flips", "gaussian", "geodesic_error", "matched_angle", "neighbours", "path_overlap", "signed",
-    "star_margin", "turned_error", "typical_overlap", "vectors",
+    "Perceptron", "billiard", "binary_entropy", "capacity", "cross_overlap", "disturb", "entropic",
+    "error", "expected_neighbours", "expected_worst", "feasible", "flipped_error", "gaussian",
+    "geodesic_error", "matched_angle", "neighbours", "path_overlap", "signed", "star_margin",
+    "turned_error", "typical_overlap", "vectors",
 ]  # fmt: skip
 
 
@@ -332,48 +331,6 @@ def entropic(
     raise RuntimeError(f"no binary solution at load {load:.3g} was found in {steps} steps")
 
 
-def anneal(
-    patterns: Tensor, *, generator: torch.Generator, sweeps: int = 100,
-    temperatures: tuple[float, float] = (2.0, 0.15),
-) -> Tensor:  # fmt: skip
-    """Simulated annealing of a binary perceptron on the number of its errors.
-
-    Single flips, accepted by Metropolis' rule, while the inverse temperature grows evenly. It gets
-    stuck: typical solutions are isolated, and nothing leads to them (Horner 1992).
-
-    Args:
-        patterns: ξ, with their labels multiplied in (P, N).
-        generator: Draws the start, the order and the acceptances.
-        sweeps: Attempted flips for each weight.
-        temperatures: At the start and at the end, in errors.
-
-    Returns:
-        Weights ±1 (N,), a solution if one was found.
-
-    Example:
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> w = anneal(torch.randn(5, 51, generator=generator), generator=generator)
-        >>> w.abs().sum()
-        tensor(51.)
-    """
-    size = patterns.shape[1]
-    columns = 2 * patterns.T.contiguous().numpy()  # (N, P)
-    w = torch.randint(0, 2, (size,), generator=generator).to(patterns).mul(2).sub(1).numpy()
-    fields = columns.T @ w / 2
-    wrong = int((fields <= 0).sum())
-    for beta in np.linspace(1 / temperatures[0], 1 / temperatures[1], sweeps):
-        order = torch.randint(0, size, (size,), generator=generator).tolist()
-        limits = torch.rand(size, generator=generator).log().tolist()
-        for i, limit in zip(order, limits, strict=True):
-            if wrong == 0:
-                break
-            moved = fields - w[i] * columns[i]
-            after = np.count_nonzero(moved <= 0)
-            if beta * (wrong - after) >= limit:
-                fields, wrong, w[i] = moved, after, -w[i]
-    return torch.from_numpy(w)
-
-
 def neighbours(patterns: Tensor, weights: Tensor) -> int:
     """How many of the N single flips of a binary solution leave a solution.
 
@@ -387,25 +344,3 @@ def neighbours(patterns: Tensor, weights: Tensor) -> int:
     """
     fields = (patterns @ weights)[:, None] - 2 * patterns * weights  # (P, N), after each flip
     return int((fields > 0).all(0).sum())
-
-
-def flips(a: Tensor, b: Tensor, t: float, *, generator: torch.Generator) -> Tensor:
-    """The binary weights at t on a shortest Hamming path, in a random order that a seed fixes.
-
-    Args:
-        a: Weights ±1 (N,) at t = 0.
-        b: Weights at t = 1.
-        t: Share of the differing weights that are flipped.
-        generator: Draws the order; start it again for another t of the same path.
-
-    Example:
-        >>> a, b = torch.ones(4), -torch.ones(4)
-        >>> float(flips(a, b, 0.5, generator=torch.Generator()).sum())
-        0.0
-    """
-    differing = (a != b).nonzero()[:, 0]
-    order = differing[torch.randperm(len(differing), generator=generator)]
-    result = a.clone()
-    chosen = order[: round(t * len(order))]
-    result[chosen] = b[chosen]
-    return result
