@@ -165,6 +165,9 @@ def disturb(rows: Tensor, overlap: float, *, generator: torch.Generator) -> Tens
     Returns:
         ``R row + sqrt(1 - R²) v``, v a random unit vector orthogonal to the row (units, N).
 
+    Raises:
+        ValueError: If the overlap is out of range.
+
     Example:
         >>> row = torch.eye(1, 8)
         >>> round(float(disturb(row, 0.6, generator=torch.Generator())[0, 0]), 6)
@@ -267,11 +270,11 @@ def _fly(
     """One flight of every chain; ``f`` and ``g`` are the fields of w and v."""
     f, g = w @ patterns.T, v @ patterns.T  # (chains, P)
     left = torch.full((len(w), 1), length, dtype=w.dtype)
-    chains = torch.arange(len(w))
+    chains, kappa = torch.arange(len(w)), torch.tensor(margin, dtype=w.dtype)
     while bool((left > 0).any()):
         # f cos φ + g sin φ = r cos(φ - ψ) falls below κ at φ = ψ + arccos(κ/r)
         over = f.square() + g.square() - margin**2
-        exits = torch.atan2(g, f) + torch.atan2(over.clamp_min(0).sqrt(), torch.tensor(margin))
+        exits = torch.atan2(g, f) + torch.atan2(over.clamp_min(0).sqrt(), kappa)
         exits = torch.where(over > 0, exits.clamp_min(0), math.inf)
         turn, wall = exits.min(1)
         step = torch.minimum(turn[:, None], left)
