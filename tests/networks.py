@@ -278,7 +278,8 @@ def network(name: str) -> tuple[nn.Module, Tensor, toroid.Symmetry]:
     if name in SMALL:
         model, shape = _small()[name], (3, 2, 2)
     else:
-        model, shape = toroid.models.build(name, (1, 8, 8), classes=5, width=0.08), (1, 8, 8)
+        shape, classes = (1, 8, 8), 2 if name == "binary_committee" else 5
+        model = toroid.models.build(name, shape, classes, width=0.08)
     example = torch.randn(6, *shape, generator=generator, dtype=torch.float64)
     return model, example, toroid.find_symmetries(model, example[:2].float())
 

@@ -76,7 +76,8 @@ def test_a_planted_element_is_undone_exactly(name, method, seed, bias):
         b, to=a, symmetry=symmetry, method=method, model=model, inputs=images(example, seed)
     )
     assert gap(alignment.state, a) < 1e-9
-    assert toroid.distance(a, alignment.state, symmetry, bias=bias) < 1e-9
+    if symmetry.scales:  # binary networks have no torus
+        assert toroid.distance(a, alignment.state, symmetry, bias=bias) < 1e-9
     assert toroid.same_function(model, state, alignment.state, example, tolerance=1e-10)
     assert min(alignment.similarity.values(), default=1) == pytest.approx(1)
     back = toroid.permute(b, alignment.permutations, symmetry)

@@ -146,3 +146,36 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
         word, evidence = claim.test(*(run.table for run in runs))
         assert word in ("reproduced", "partly reproduced", "not reproduced", "not decided")
         assert len(evidence) > 20
+
+
+def exact_points(off):
+    return pd.DataFrame({"curve": "path", "measured": [0.1, 0.2 + off * 0.01], "exact": [0.1, 0.2], "standard_error": 0.01})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("off", "numbers", "word"),
+    [
+        (3.9, {"star": 0.0, "dense": 1.0}, "reproduced"),
+        (-4.1, {"star": 0.0, "dense": 1.0}, "not reproduced"),
+        (0.0, {"star": 0.0, "dense": 1.0, "flat": 1.01}, "partly reproduced"),
+        (0.0, {"star": 0.0, "dense": 0.0}, "not reproduced"),  # half is not more than half
+    ],
+)
+def test_c9_wants_every_point_and_every_prediction(off, numbers, word):
+    verdict = claims.c9(exact_points(off), claims.predicted(numbers))
+    assert verdict.word == word
+    assert f"{abs(off):.2f} standard errors" in verdict.evidence
+    assert ("not: flat." in verdict.evidence) == ("flat" in numbers)
+
+
+def test_every_prediction_is_decided_by_its_bound():
+    at = {name: p.bound for name, p in claims.PREDICTIONS.items()}
+    assert claims.predicted(at)["holds"].all()
+    beyond = {
+        name: p.bound + (1e-9 if p.relation == "<=" else -1e-9)
+        for name, p in claims.PREDICTIONS.items()
+    }
+    assert not claims.predicted(beyond)["holds"].any()
+    assert not claims.predicted({"star": float("nan")})["holds"].any()
+    with pytest.raises(ValueError, match="no prediction stars; there are convex"):
+        claims.predicted({"stars": 0.0})

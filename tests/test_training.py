@@ -197,7 +197,7 @@ def test_entropy_sgd_is_its_update_rule(problem):
 def test_replicated_sgd_is_its_update_rule(problem):
     model, data, _ = problem
     first = generator()
-    replicas = [model, training._fresh(model, first), training._fresh(model, first)]
+    replicas = [model, training.fresh(model, first), training.fresh(model, first)]
     orders = [training._spawn(first) for _ in replicas]
     states = [{k: v.clone() for k, v in m.state_dict().items()} for m in replicas]
     walk, updates = Walk(data, 64, 3), [Momentum(0.8, 0.01) for _ in replicas]

@@ -15,6 +15,7 @@ from importlib.metadata import version as _version
 from . import (
     alignment,
     bends,
+    binary,
     curvature,
     data,
     flatness,
@@ -22,6 +23,7 @@ from . import (
     minimizers,
     models,
     paths,
+    shallow,
     symmetry,
     torus,
     training,
@@ -32,8 +34,17 @@ from .curvature import Hessian, fisher_rao, hessian, sharpness
 from .flatness import local_energy
 from .landscape import Curve, Evaluation, Plane, Score, along, evaluate, plane, refresh
 from .minimizers import Minimizer, Store, Stored, train_all
-from .models import lenet, mlp, resnet18, vgg16, vgg16_bn
-from .paths import Geodesic, Linear, Polygon
+from .models import (
+    binary_cnn,
+    binary_committee,
+    binary_mlp,
+    lenet,
+    mlp,
+    resnet18,
+    vgg16,
+    vgg16_bn,
+)
+from .paths import Geodesic, Hamming, Joined, Linear, Polygon
 from .symmetry import (
     Axis,
     Group,
@@ -59,7 +70,9 @@ __all__ = [
     "Evaluation",
     "Geodesic",
     "Group",
+    "Hamming",
     "Hessian",
+    "Joined",
     "Linear",
     "Minimizer",
     "Plane",
@@ -78,6 +91,10 @@ __all__ = [
     "angles",
     "bend",
     "bends",
+    "binary",
+    "binary_cnn",
+    "binary_committee",
+    "binary_mlp",
     "curvature",
     "data",
     "distance",
@@ -105,6 +122,7 @@ __all__ = [
     "rescale",
     "resnet18",
     "same_function",
+    "shallow",
     "sharpness",
     "symmetry",
     "torus",

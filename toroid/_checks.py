@@ -42,6 +42,17 @@ def check_finite(state: State) -> None:
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
 
 
+def check_binary(state: State) -> None:
+    """Every floating number of a state is 1 or -1."""
+    for name, tensor in state.items():
+        other = tensor[tensor.abs() != 1]
+        if tensor.is_floating_point() and len(other):
+            raise ValueError(
+                f"{name!r} holds {float(other[0]):.3g}, one of {len(other)} numbers that are not "
+                "1 or -1; toroid.binary.signs makes a binary network's state one of ±1"
+            )
+
+
 def check_pair(a: State, b: State) -> None:
     """Two states belong to one network: the same names, shapes and precision."""
     if missing := sorted(a.keys() ^ b.keys()):

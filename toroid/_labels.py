@@ -58,6 +58,7 @@ class Weight(NamedTuple):
     name: str
     shape: torch.Size
     buffer: bool = False
+    signed: bool = False  # only its signs count: it can move and flip, but has no scale
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class Trace:
             self.slots[key] = Slot(*key, ids.numpy(), eps)
         if self.slots[key].eps != eps:
             raise UnsupportedError("running statistics that are read with two different ε")
+        if weight.signed:
+            self.freeze("scale", torch.from_numpy(self.slots[key].ids), "sign")
         return torch.from_numpy(self.slots[key].ids)
 
     def tie(self, kind: str, a: Tensor, b: Tensor) -> None:

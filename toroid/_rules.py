@@ -177,14 +177,22 @@ def homogeneous(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> 
     return x
 
 
-@rule("tanh", "sign", "hardtanh", "sin", "erf", "atan", "asinh")
+@rule("tanh", "hardtanh", "sin", "erf", "atan", "asinh")
 def odd(trace: Trace, node: Node, x: Any, *limits: float) -> Label:
-    """f(-z) = -f(z), on each element alone; the sign function takes the scale away."""
+    """f(-z) = -f(z), on each element alone."""
     if limits and limits[0] != -limits[1]:
         return elementwise(trace, node, x)
     x = linear_alone(trace, node, x)
-    if operation(node) != "sign":
-        trace.freeze("scale", x.scale, operation(node))
+    trace.freeze("scale", x.scale, operation(node))
+    return x._replace(scale=still(x.shape).scale)
+
+
+@rule("sign")
+def sign(trace: Trace, node: Node, x: Any) -> Any:
+    """Odd, and takes the scale away; the signs of a weight are a weight, which has no scale."""
+    if isinstance(x, Weight) and not x.buffer:
+        return x._replace(signed=True)
+    x = linear_alone(trace, node, x)
     return x._replace(scale=still(x.shape).scale)
 
 

@@ -18,7 +18,7 @@ from . import torus
 from ._checks import State, check_model
 from ._loop import Checkpoint, Loop, Networks, Settings, losses
 from .data import Dataset
-from .paths import Geodesic, Linear, Polygon
+from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 
 __all__ = ["Bend", "bend"]
@@ -29,12 +29,12 @@ class Bend:
     """A chain with a trained corner.
 
     Attributes:
-        path: The chain.
+        path: The chain; the corner is ``path(0.5)``.
         history: One row for each epoch: epoch, learning rate, mean loss and error at the drawn
             places while the corner moved.
     """
 
-    path: Polygon
+    path: Path
     history: pd.DataFrame
 
 

@@ -8,7 +8,7 @@ noise was chosen on them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
 __all__ = [
-    "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "c1", "c2", "c3", "c4", "c5", "c6",
-    "c8", "correlation",
+    "CLAIMS", "PREDICTIONS", "Claim", "Estimate", "Prediction", "Verdict", "barrier_table", "c1",
+    "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9", "correlation", "predicted",
 ]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
@@ -25,6 +25,7 @@ WITHIN = ("RSGD-RSGD", "SGD-SGD", "ADV-ADV")
 ALGORITHMS = ("replicated_sgd", "sgd", "adversarial")
 BEFORE = {"weights": "raw", "path": "straight", "alignment": "as found", "split": "train"}
 AFTER = {"weights": "normalised", "path": "geodesic", "alignment": "aligned", "split": "train"}
+BINARY = {"weights": "binary", "path": "random order", "split": "train"}
 
 
 class Verdict(NamedTuple):
@@ -331,6 +332,53 @@ def c6(chains: pd.DataFrame) -> Verdict:
     return Verdict("partly reproduced" if 2 * good > len(chains) else "not reproduced", evidence)
 
 
+def c7(barriers: pd.DataFrame, energies: pd.DataFrame) -> Verdict:
+    """The same picture holds for networks with binary weights and activations.
+
+    The test: aligned, the mean training barriers of RSGD, SGD and ADV pairs ascend, and those of
+    RSGD and ADV pairs do not overlap; alignment lowers the mean training barrier within every
+    algorithm; the mean local energies of RSGD, SGD and ADV ascend. A pair's barrier is the mean
+    over random orders of flips. Partly reproduced: two of the three hold.
+
+    Args:
+        barriers: Columns ``kind, pair, weights, path, alignment, split, barrier``; several rows
+            with one pair are its orders.
+        energies: Columns ``algorithm, local energy``.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [{"kind": kind, "pair": "0-1", **BINARY, "alignment": alignment, "barrier": b}
+        ...         for kind, *bs in zip(WITHIN, (1, 2, 3), (9, 9, 9))
+        ...         for alignment, b in zip(("aligned", "as found"), bs)]
+        >>> flat = pd.DataFrame({"algorithm": ALGORITHMS, "local energy": [0.1, 0.2, 0.3]})
+        >>> c7(pd.DataFrame(rows), flat).word
+        'reproduced'
+    """
+    pairs = barriers.groupby(["kind", "pair", *BINARY, "alignment"], as_index=False)
+    means = pairs["barrier"].mean()
+    after, before = (
+        [_barriers(means, {**BINARY, "alignment": alignment}, kind) for kind in WITHIN]
+        for alignment in ("aligned", "as found")
+    )
+    flat = 100 * energies.groupby("algorithm")["local energy"].mean().reindex(ALGORITHMS)
+    if any(len(values) == 0 for values in (*after, *before)) or flat.isna().any():
+        return Verdict("not decided", f"This run has not all of {', '.join(WITHIN)}.")
+    lowered = [x.mean() < y.mean() for x, y in zip(after, before, strict=True)]
+    listed = "; ".join(
+        f"{kind} {_range(x)} aligned, {_range(y)} as found"
+        for kind, x, y in zip(WITHIN, after, before, strict=True)
+    )
+    energy = ", ".join(f"{value:.2f}" for value in flat)
+    evidence = (
+        f"Barriers of the training error on Hamming paths in random order, in percentage points: "
+        f"{listed}. Alignment lowers {sum(lowered)} of {len(lowered)} means. Mean local energies "
+        f"of RSGD, SGD and ADV: {energy}."
+    )
+    holds = int(_ascend(after)) + int(all(lowered)) + int(flat.is_monotonic_increasing)
+    words = ("not reproduced", "not reproduced", "partly reproduced", "reproduced")
+    return Verdict(words[holds], evidence)
+
+
 def c8(temperatures: pd.DataFrame) -> Verdict:
     """Normalisation changes the loss by a temperature, and the error not at all.
 
@@ -361,6 +409,143 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
     return Verdict("reproduced" if good.all() else "not reproduced", evidence)
 
 
+class Prediction(NamedTuple):
+    """What theory says of a shallow model, and the one number that decides whether it is so.
+
+    Attributes:
+        text: What theory says.
+        source: By whom.
+        number: What is measured.
+        relation: ``"<="`` or ``">="``: how the number must stand to the bound.
+        bound: The bound.
+    """
+
+    text: str
+    source: str
+    number: str
+    relation: str
+    bound: float
+
+
+#: By name; each bound was written down before its number was looked at.
+PREDICTIONS = {
+    "convex": Prediction(
+        "at a margin from 0 on, solutions are joined by geodesics without an error", "Gardner 1988",
+        "largest training error on a geodesic between solutions of any kind", "<=", 0.0,
+    ),
+    "typical": Prediction(
+        "typical solutions of random patterns have the replica-symmetric overlap", "Gardner 1988",
+        "largest deviation over loads, extrapolated in 1/N, in standard errors", "<=", 4.0,
+    ),
+    "gibbs": Prediction(
+        "typical solutions of a teacher's patterns have the overlap of Gibbs learning",
+        "Györgyi and Tishby 1990",
+        "largest deviation of R and q over loads, extrapolated in 1/N, in standard errors",
+        "<=", 4.0,
+    ),
+    "atypical": Prediction(
+        "gradient descent finds solutions that generalise better than typical ones",
+        "Baldassi et al. 2020", "least gain in overlap with the teacher, in standard errors", ">=",
+        4.0,
+    ),
+    "barrier": Prediction(
+        "between typical solutions of a negative margin there is the replica-symmetric barrier",
+        "Annesi et al. 2023", "largest deviation along the geodesic, in standard errors", "<=", 4.0,
+    ),
+    "star": Prediction(
+        "robust solutions see typical ones of a negative margin without an error",
+        "Annesi et al. 2023", "largest error on a geodesic from a robust to a typical solution",
+        "<=", 0.0,
+    ),
+    "isolated": Prediction(
+        "typical solutions of the binary perceptron are isolated", "Huang and Kabashima 2014",
+        "largest number of solutions one flip from a teacher", "<=", 0.0,
+    ),
+    "dense": Prediction(
+        "entropic algorithms find solutions in dense clusters", "Baldassi et al. 2015",
+        "least number of solutions one flip from one of them", ">=", 1.0,
+    ),
+    "flat": Prediction(
+        "their local energy is below that of typical solutions", "Baldassi et al. 2016",
+        "largest ratio of the two, over sizes of the noise", "<=", 1.0,
+    ),
+    "hamming": Prediction(
+        "two of them are joined by lower barriers than one of them and a typical one",
+        "after Baldassi et al. 2015", "ratio of mean barriers on Hamming paths", "<=", 1.0,
+    ),
+    "replicated": Prediction(
+        "replicated gradient descent finds flatter solutions than gradient descent",
+        "Baldassi et al. 2020", "ratio of mean local energies, spherical perceptron", "<=", 1.0,
+    ),
+    "planted": Prediction(
+        "a permutation between two students of one teacher is found again",
+        "Pittorino et al. 2022", "share of the units found, at the largest N", ">=", 1.0,
+    ),
+    "unrelated": Prediction(
+        "alignment makes unrelated networks alike by a cosine that falls as the root of 1/N",
+        "elementary", "distance of the measured exponent from -1/2", "<=", 0.1,
+    ),
+}  # fmt: skip
+
+
+def predicted(numbers: Mapping[str, float]) -> pd.DataFrame:
+    """`PREDICTIONS` beside what was measured.
+
+    Args:
+        numbers: The number of each prediction, by its name; those left out were not measured.
+
+    Returns:
+        Columns ``name, theory, source, number, bound, measured, holds``.
+
+    Raises:
+        ValueError: If there is no such prediction.
+
+    Example:
+        >>> predicted({"dense": 12.0, "star": 0.01})[["name", "bound", "holds"]].values.tolist()
+        [['star', '<= 0', False], ['dense', '>= 1', True]]
+    """
+    if unknown := numbers.keys() - PREDICTIONS.keys():
+        raise ValueError(f"no prediction {', '.join(unknown)}; there are {', '.join(PREDICTIONS)}")
+    rows = []
+    for name, (text, source, number, relation, bound) in PREDICTIONS.items():
+        if name in numbers:
+            found = float(numbers[name])
+            holds = found <= bound if relation == "<=" else found >= bound
+            row = (name, text, source, number, f"{relation} {bound:g}", found, holds)
+            rows.append(row)
+    columns = ["name", "theory", "source", "number", "bound", "measured", "holds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def c9(points: pd.DataFrame, predictions: pd.DataFrame) -> Verdict:
+    """What is measured agrees with what is known analytically of simple shallow models.
+
+    The test: every point of the curves that are exact at finite size is within 4 standard errors of
+    its formula (a normal number is not once in 16,000), and every prediction holds by its own bound
+    (`PREDICTIONS`). Partly reproduced: every point is, and more than half of the predictions hold.
+
+    Args:
+        points: Columns ``curve, measured, exact, standard_error``, one row for each point.
+        predictions: From `predicted`.
+
+    Example:
+        >>> import pandas as pd
+        >>> points = pd.DataFrame({"measured": [0.11], "exact": [0.1], "standard_error": [0.005]})
+        >>> c9(points, predicted({"dense": 12.0, "star": 0.01, "convex": 0.0})).word
+        'partly reproduced'
+    """
+    off = ((points["measured"] - points["exact"]) / points["standard_error"]).abs()
+    held, failed = int(predictions["holds"].sum()), predictions.loc[~predictions["holds"], "name"]
+    evidence = (
+        f"Of {len(points)} points of exact curves the farthest is {off.max():.2f} standard errors "
+        f"away; {held} of {len(predictions)} predictions hold"
+        + (f", not: {', '.join(failed)}." if len(failed) else ".")
+    )
+    if off.max() > 4 or 2 * held <= len(predictions):
+        return Verdict("not reproduced", evidence)
+    return Verdict("partly reproduced" if len(failed) else "reproduced", evidence)
+
+
 #: The paper's claims by their number in this project.
 CLAIMS = {
     "C1": Claim(
@@ -384,8 +569,16 @@ CLAIMS = {
     "C6": Claim(
         "Minimizers are joined by paths of zero error with a single bend.", "bend", ("chains",), c6
     ),
+    "C7": Claim(
+        "The same picture holds for networks with binary weights and activations.",
+        "binary", ("barriers", "flatness"), c7,
+    ),
     "C8": Claim(
         "Normalisation changes the loss by a temperature, and the error not at all.",
         "connectivity", ("temperatures",), c8,
+    ),
+    "C9": Claim(
+        "What is measured agrees with what is known analytically of simple shallow models.",
+        "shallow", ("points", "predictions"), c9,
     ),
 }  # fmt: skip

@@ -3,7 +3,8 @@
 The digits that come with scikit-learn need nothing. MNIST, Fashion-MNIST and CIFAR-10 are read
 from the folder that ``TOROID_DATA`` names, or fetched there by torchvision when asked to
 (``download=True``); any folder of ``train/<class>/*`` and ``test/<class>/*`` images is a data set
-too.
+too. Data of ±1, for binary networks: the same images with a threshold, and three models of
+patterns whose learning is understood, drawn anew from a fixed seed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from . import _torchvision
 
 __all__ = ["DATASETS", "Dataset", "load", "sha256"]
 
-DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10")
+IMAGES = ("digits", "mnist", "fashion-mnist", "cifar10")
+THRESHOLDED = {f"{name}-binary": name for name in ("digits", "mnist", "fashion-mnist")}
+PATTERNS = ("random-patterns", "teacher-student", "hidden-manifold")
+DATASETS = (*IMAGES, *PATTERNS, *THRESHOLDED)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Dataset:
 
     Attributes:
         images: (N, channels, height, width), floating, standardised with the training images' mean
-            and standard deviation of each channel.
+            and standard deviation of each channel; or ±1. A pattern is (1, 1, inputs).
         labels: (N,), integers below `classes`.
         classes: Number of classes.
         name: What it is, e.g. ``"digits/train"``.
@@ -99,13 +103,18 @@ def load(
     Args:
         name: ``"digits"`` (scikit-learn's 1,797 images of 8x8, split 1,297 / 500), ``"mnist"``,
             ``"fashion-mnist"``, ``"cifar10"``, or the path of a folder of ``train/<class>/*`` and
-            ``test/<class>/*``.
+            ``test/<class>/*``; ``"digits-binary"``, ``"mnist-binary"``, ``"fashion-mnist-binary"``,
+            whose pixels are 1 above half of full brightness, else -1; ``"random-patterns"``,
+            ``"teacher-student"``, ``"hidden-manifold"``, 10,000 and 2,000 patterns of 201 numbers
+            ±1 in two classes: independent, with labels at random or by a committee of 5 binary
+            units, or ``sign(W z)`` with 25 latent Gaussian numbers z, W Gaussian, and labels by a
+            committee of 5 units on z (Goldt et al. 2020).
         root: Folder that holds the data sets; by default ``$TOROID_DATA``, else ``./data``.
         subset: Number of training images to keep, the same number of each class.
         download: Let torchvision fetch what is missing into `root`.
 
     Returns:
-        Training and test data, standardised by the whole training part.
+        Training and test data, standardised by the whole training part, or ±1.
 
     Raises:
         FileNotFoundError: If the data is not there; says how to get it.
@@ -119,12 +128,27 @@ def load(
     parts = _parts(name, root, download)
     title = Path(name).name
     train, test = (_dataset(*parts[split], f"{title}/{split}") for split in ("train", "test"))
+    if name in THRESHOLDED:
+        train, test = (replace(part, images=_two(part.images - 0.5)) for part in (train, test))
+    elif name not in PATTERNS:
+        train, test = _standardised(train, test)
+    return train if subset is None else train.take(subset), test
+
+
+def _standardised(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     mean = train.images.mean((0, 2, 3), keepdim=True)
     deviation = train.images.std((0, 2, 3), keepdim=True).clamp_min(
         1e-6
     )  # a constant channel stays
-    train, test = (replace(part, images=(part.images - mean) / deviation) for part in (train, test))
-    return train if subset is None else train.take(subset), test
+    first, second = (
+        replace(part, images=(part.images - mean) / deviation) for part in (train, test)
+    )
+    return first, second
+
+
+def _two(x: Tensor) -> Tensor:
+    """1 above 0, else -1."""
+    return torch.where(x > 0, 1.0, -1.0)
 
 
 Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels (N,)
@@ -133,10 +157,13 @@ Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels
 def _parts(name: str, root: str | os.PathLike | None, download: bool) -> dict[str, Arrays]:
     """The training and the test part as they are stored."""
     folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
-    if name == "digits":
+    source = THRESHOLDED.get(name, name)
+    if name in PATTERNS:
+        return _patterns(name)
+    if source == "digits":
         return _digits()
-    if name in DATASETS:
-        return _known(name, folder, download)
+    if source in IMAGES:
+        return _known(source, folder, download)
     if Path(name).expanduser().is_dir():
         return _class_folders(Path(name).expanduser())
     raise ValueError(
@@ -188,6 +215,29 @@ def _digits() -> dict[str, Arrays]:
     images, more_images, labels, more_labels = map(torch.from_numpy, split)
     parts = {"train": (images, labels), "test": (more_images, more_labels)}
     return {k: (x.float()[:, None] / 16, y) for k, (x, y) in parts.items()}
+
+
+def _patterns(
+    name: str, train: int = 10_000, test: int = 2_000, inputs: int = 201, latent: int = 25
+) -> dict[str, Arrays]:
+    """Patterns of ±1 and two classes, always the same; what is fixed is drawn before them."""
+    generator = torch.Generator().manual_seed(PATTERNS.index(name))
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    if name == "hidden-manifold":
+        features, teacher = draw(inputs, latent), draw(5, latent)
+        z = draw(train + test, latent)
+        x, votes = _two(z @ features.T), _two(z @ teacher.T)
+    else:
+        teacher = _two(draw(5, inputs))
+        x = _two(draw(train + test, inputs))
+        votes = _two(x @ teacher.T) if name == "teacher-student" else draw(train + test, 1)
+    images, labels = x[:, None, None], (votes.sum(1) > 0).long()
+    return {
+        "train": (images[:train], labels[:train]), "test": (images[train:], labels[train:])
+    }  # fmt: skip
 
 
 def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:

@@ -2,6 +2,13 @@
 
 Sizes and layouts follow the sources; what had to be chosen for small images is said in each
 docstring. Fresh weights are PyTorch's defaults, drawn from torch's global generator.
+
+Networks with binary weights and activations hold real numbers, and are the network of their signs:
+``sign(W) x / sqrt(fan-in)`` in each layer, the last one too, without biases. Training sees the
+identity in place of a weight's sign, and the hard tanh in place of an activation's, in the gradient
+only (straight-through, Hubara et al. 2016). Weights are never 0 at the start; a unit whose sum is 0
+puts out 0, so that a flipped unit is its exact negative. Hidden layers have an odd size: the sum of
+an odd number of ±1 is never 0.
 """
 
 from __future__ import annotations
@@ -10,9 +17,14 @@ import itertools
 from collections.abc import Callable, Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import hardtanh, linear
 
-__all__ = ["ARCHITECTURES", "build", "lenet", "mlp", "resnet18", "vgg16", "vgg16_bn"]
+__all__ = [
+    "ARCHITECTURES", "binary_cnn", "binary_committee", "binary_mlp", "build", "lenet", "mlp",
+    "resnet18", "vgg16", "vgg16_bn",
+]  # fmt: skip
 
 Shape = Sequence[int]
 
@@ -155,9 +167,144 @@ def resnet18(shape: Shape, classes: int = 10, *, width: float = 1.0) -> nn.Seque
     )
 
 
+def _sign(x: Tensor, slope: Tensor | None) -> Tensor:
+    """The sign of `x`, exactly; its gradient is that of `slope`, or zero."""
+    return x.sign() if slope is None else x.sign() + (slope - slope.detach())
+
+
+Weighted = nn.Linear | nn.Conv2d
+
+
+def _fan_in(layer: Weighted) -> int:
+    return prod(layer.weight.shape[1:])
+
+
+def _signs(layer: Weighted) -> Tensor:
+    return _sign(layer.weight, layer.weight if layer.training else None)
+
+
+@torch.no_grad()
+def _never_zero(layer: Weighted) -> None:
+    layer.weight.masked_fill_(layer.weight == 0, _fan_in(layer) ** -0.5)
+
+
+class _BinaryLinear(nn.Linear):
+    """``sign(W) x / sqrt(fan-in)``."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        _never_zero(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, _signs(self)) / _fan_in(self) ** 0.5
+
+
+class _BinaryConv2d(nn.Conv2d):
+    """The same, at every place."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        _never_zero(self)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, _signs(self), None) / _fan_in(self) ** 0.5
+
+
+class _Sign(nn.Module):
+    """The sign of each number, 0 of 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _sign(x, hardtanh(x) if self.training else None)
+
+
+class _Majority(nn.Module):
+    """The vote of all units, as two classes: ``(-s, s)`` with ``s = Σ x / sqrt(units)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        votes = x.sum(1, keepdim=True) / x.shape[1] ** 0.5
+        return torch.cat([-votes, votes], 1)
+
+
+def _odd(size: int, width: float) -> int:
+    return 2 * (_scaled(size, width) // 2) + 1
+
+
+def binary_mlp(
+    shape: Shape, classes: int = 10, *, width: float = 1.0, hidden: Sequence[int] = (101, 101)
+) -> nn.Sequential:
+    """Fully connected network of binary weights and sign units.
+
+    Args:
+        shape: Shape of one input; flattened.
+        classes: Number of outputs.
+        width: Factor on every hidden size, which becomes odd.
+        hidden: Hidden sizes at width 1.
+
+    Example:
+        >>> [tuple(p.shape) for p in binary_mlp((1, 8, 8), classes=10, hidden=(16,)).parameters()]
+        [(17, 64), (10, 17)]
+    """
+    sizes = [prod(shape), *(_odd(size, width) for size in hidden)]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [_BinaryLinear(inputs, outputs, bias=False), _Sign()]
+    return nn.Sequential(*layers, _BinaryLinear(sizes[-1], classes, bias=False))
+
+
+def binary_committee(
+    shape: Shape, classes: int = 2, *, width: float = 1.0, hidden: int = 5
+) -> nn.Sequential:
+    """Committee machine: one layer of binary weights, whose sign units vote (Baldassi et al. 2016).
+
+    Nothing but the first layer's weights can change; units cannot flip, since the vote is fixed.
+
+    Args:
+        shape: Shape of one input; flattened.
+        classes: Two.
+        width: Factor on the number of units, which becomes odd.
+        hidden: Number of units at width 1.
+
+    Raises:
+        ValueError: If there are not two classes.
+
+    Example:
+        >>> [tuple(p.shape) for p in binary_committee((321,)).parameters()]
+        [(5, 321)]
+    """
+    if classes != 2:
+        raise ValueError(f"a committee votes on 2 classes, not {classes}")
+    layer = _BinaryLinear(prod(shape), _odd(hidden, width), bias=False)
+    return nn.Sequential(nn.Flatten(), layer, _Sign(), _Majority())
+
+
+def binary_cnn(shape: Shape, classes: int = 10, *, width: float = 1.0) -> nn.Sequential:
+    """Two convolutions of binary weights and a linear layer.
+
+    The mean over 2x2 places comes before the sign: unlike the maximum it lets a unit flip. Places
+    beyond the edge are 0.
+
+    Args:
+        shape: ``(channels, height, width)`` of one input, each side at least 4.
+        classes: Number of outputs.
+        width: Factor on the numbers of channels, which become odd.
+
+    Example:
+        >>> [tuple(p.shape) for p in binary_cnn((1, 8, 8), width=0.5).parameters()]
+        [(9, 1, 3, 3), (17, 9, 3, 3), (10, 68)]
+    """
+    channels, height, breadth = shape
+    a, b = _odd(16, width), _odd(32, width)
+    return nn.Sequential(
+        _BinaryConv2d(channels, a, 3, padding=1, bias=False), nn.AvgPool2d(2), _Sign(),
+        _BinaryConv2d(a, b, 3, padding=1, bias=False), nn.AvgPool2d(2), _Sign(), nn.Flatten(),
+        _BinaryLinear(b * (height // 4) * (breadth // 4), classes, bias=False),
+    )  # fmt: skip
+
+
 #: The architectures by name, as parameters and descriptions give them.
 ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "mlp": mlp, "lenet": lenet, "vgg16": vgg16, "vgg16_bn": vgg16_bn, "resnet18": resnet18,
+    "binary_mlp": binary_mlp, "binary_committee": binary_committee, "binary_cnn": binary_cnn,
 }  # fmt: skip
 
 

@@ -483,14 +483,17 @@ class Kept(NamedTuple):
 
 
 def kept(name: str, table: str) -> list[Kept]:
-    """A table of every kept run of a notebook, the largest data set last.
+    """A table of every kept run of a notebook that has it, the largest data set last.
 
     Args:
         name: Notebook.
         table: Name of the CSV file, without its ending.
     """
     found = []
+    places = root() / "book" / "reference"
     for title in kept_titles(name):
+        if not (places / f"{name}.{title}" / f"{table}.csv").is_file():
+            continue
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
         label = _label(values) or title

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from . import torus
-from ._checks import State, check_pair
+from ._checks import State, check_binary, check_pair
 from .symmetry import Symmetry
 
-__all__ = ["Geodesic", "Linear", "Path", "Polygon"]
+__all__ = ["Geodesic", "Hamming", "Joined", "Linear", "Path", "Polygon"]
 
 
 class Path(Protocol):
@@ -97,6 +97,105 @@ class Geodesic:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """One path after the other: the first up to t = 1/2, then the second.
+
+    Args:
+        first: A path.
+        second: A path that begins where the first one ends.
+
+    Example:
+        >>> import torch
+        >>> a, b, c = ({"w": torch.tensor([x])} for x in (0.0, 2.0, 1.0))
+        >>> float(Joined(Linear(a, b), Linear(b, c))(0.75)["w"])
+        1.5
+    """
+
+    first: Path
+    second: Path
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        return self.first(2 * t) if t <= 0.5 else self.second(2 * t - 1)
+
+
+@dataclass(frozen=True)
+class Hamming:
+    """A shortest path between two states of ±1: the weights that differ, flipped one by one.
+
+    At t the first ``round(t n)`` of the n differing weights are `b`'s, all others `a`'s.
+
+    Args:
+        a: State at t = 0.
+        b: State at t = 1.
+        order: A permutation of the differing weights, (n,), as they follow each other in the state
+            dict; None for a random one. See `toroid.binary.greedy`.
+        seed: Draws the random order.
+
+    Raises:
+        ValueError: If the states differ in names or shapes, a number is not ±1, or `order` is no
+            permutation of the differing weights.
+
+    Example:
+        >>> import torch
+        >>> a, b = {"w": torch.tensor([1.0, 1, 1])}, {"w": torch.tensor([-1.0, 1, -1])}
+        >>> Hamming(a, b, order=torch.tensor([1, 0]))(0.5)["w"]
+        tensor([ 1.,  1., -1.])
+    """
+
+    a: State
+    b: State
+    order: Tensor | None = None
+    seed: int = 0
+
+    @cached_property
+    def differ(self) -> dict[str, Tensor]:
+        """Where the states differ: a mask for each floating tensor."""
+        return {k: v != self.b[k] for k, v in self.a.items() if v.is_floating_point()}
+
+    @cached_property
+    def count(self) -> int:
+        """How many weights differ."""
+        return sum(int(mask.sum()) for mask in self.differ.values())
+
+    @cached_property
+    def turns(self) -> Tensor:
+        """The order in use."""
+        drawn = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed))
+        return drawn if self.order is None else self.order
+
+    def __post_init__(self) -> None:
+        check_pair(self.a, self.b)
+        for state in (self.a, self.b):
+            check_binary(state)
+        if not torch.equal(self.turns.sort().values, torch.arange(self.count)):
+            raise ValueError(
+                f"order takes a permutation of the {self.count} weights that differ, got a tensor "
+                f"of shape {tuple(self.turns.shape)}: {self.turns.tolist()[:8]}"
+            )
+
+    def flipped(self, which: Tensor) -> dict[str, Tensor]:
+        """`a` with some of the differing weights flipped.
+
+        Args:
+            which: Their numbers, as in `order`.
+        """
+        chosen = torch.zeros(self.count, dtype=torch.bool)
+        chosen[which] = True
+        parts = chosen.split([int(mask.sum()) for mask in self.differ.values()])
+        result = dict(self.a)
+        for (name, mask), part in zip(self.differ.items(), parts, strict=True):
+            taken = torch.zeros_like(mask)
+            taken[mask] = part.to(mask.device)
+            result[name] = torch.where(taken, self.b[name], self.a[name])
+        return result
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        return self.flipped(self.turns[: round(t * self.count)])
+
+
+@dataclass(frozen=True)
 class Polygon:
     """Two segments with one corner: from `a` to it up to t = 1/2, from it to `b` after.
 
@@ -139,5 +238,4 @@ class Polygon:
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        first, second = self.segments
-        return first(2 * t) if t <= 0.5 else second(2 * t - 1)
+        return Joined(*self.segments)(t)

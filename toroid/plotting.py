@@ -18,9 +18,10 @@ from .landscape import Plane
 from .symmetry import Symmetry
 
 __all__ = [
-    "ALGORITHMS", "COLORS", "SHORT", "band", "bends", "connectivity", "distances", "embedding",
-    "energies", "errors", "flatness", "layers", "minimizers", "planes", "replicas", "scaling",
-    "slide", "style", "symmetry_map",
+    "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
+    "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "planes",
+    "replicas",
+    "scaling", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
@@ -32,10 +33,11 @@ ALGORITHMS = {
     "sgd": (COLORS[0], "-", "o"), "replicated_sgd": (COLORS[2], "--", "s"),
     "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
     "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
+    "annealing": (COLORS[6], ":", "X"),
 }  # fmt: skip
 SHORT = {
     "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
-    "entropy_sgd": "ESGD",
+    "entropy_sgd": "ESGD", "annealing": "SA",
 }  # fmt: skip
 
 
@@ -142,15 +144,20 @@ def connectivity(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def slide(runs: dict[str, pd.DataFrame]) -> Figure:
+#: What the paper's slides set side by side: weights and path.
+SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
+
+
+def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLIDE) -> Figure:
     """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
 
     Args:
         runs: By name, curves as `connectivity` takes them.
+        paths: Weights and path of the two panels.
 
     Returns:
         A figure with a row for each run and two panels: raw straight lines, and geodesics between
-        normalised networks.
+        normalised networks, or what `paths` says.
     """
     size = (8, 0.4 + 3 * len(runs))
     figure, axes = plt.subplots(len(runs), 2, figsize=size, sharey="row", squeeze=False)
@@ -158,7 +165,7 @@ def slide(runs: dict[str, pd.DataFrame]) -> Figure:
         mixed = [kind for kind in curves["kind"].unique() if len(set(kind.split("-"))) == 2]
         kind = "RSGD-ADV" if "RSGD-ADV" in mixed else (mixed or [curves["kind"].iloc[0]])[-1]
         first, second = kind.split("-")
-        for ax, path in zip(row, (("raw", "straight"), ("normalised", "geodesic")), strict=True):
+        for ax, path in zip(row, paths, strict=True):
             _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
             ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
         row[0].set_ylabel(f"{name}\n{curves['split'].iloc[0]} error (%)")
@@ -272,15 +279,52 @@ def distances(table: pd.DataFrame) -> Figure:
         part = table[table["kind"] == kind]
         at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
         left.plot(at, part["raw"], "o", color=COLORS[0], ms=4)
-        label = {"label": "as found"} if x == 0 else {}
-        right.plot(at, part["as found"], "o", color=COLORS[0], mfc="white", ms=4, **label)
-        label = {"label": "aligned"} if x == 0 else {}
-        right.plot(at, part["aligned"], "o", color=COLORS[1], ms=4, **label)
-    for ax in (left, right):
-        ax.set_xticks(range(len(kinds)), kinds, rotation=40)
-        ax.set_xlim(-0.6, len(kinds) - 0.4)
+    _kinds(left, kinds)
+    _found_and_aligned(right, table)
     left.set_ylabel("raw distance over mean norm")
     right.set_ylabel("rms angle (radians)")
+    return figure
+
+
+def _kinds(ax: Axes, kinds: Sequence[str]) -> None:
+    ax.set_xticks(range(len(kinds)), kinds, rotation=40)
+    ax.set_xlim(-0.6, len(kinds) - 0.4)
+
+
+def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
+    """Two marks for each pair, sorted by kind: as found and aligned."""
+    kinds = list(table["kind"].unique())
+    for x, kind in enumerate(kinds):
+        part = table[table["kind"] == kind]
+        at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
+        for name, color, face in (
+            ("as found", COLORS[0], "white"),
+            ("aligned", COLORS[1], COLORS[1]),
+        ):
+            label = name if x == 0 else None
+            ax.plot(at, part[name], "o", color=color, mfc=face, ms=4, label=label)
+    _kinds(ax, kinds)
+    ax.legend()
+
+
+def hamming(pairs: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Hamming distances of binary networks: of pairs by their kind, and against flatness.
+
+    Args:
+        pairs: Columns ``kind, as found, aligned``, shares of the weights.
+        table: Columns ``algorithm, local energy, distance``, the last to an algorithm's others.
+
+    Returns:
+        A figure with two panels, one mark for each pair and treatment, and for each minimizer.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    _found_and_aligned(left, pairs)
+    left.set_ylabel("share of weights that differ")
+    for algorithm, part in table.groupby("algorithm", sort=False):
+        color, _, mark = ALGORITHMS[str(algorithm)]
+        energy, label = 100 * part["local energy"], SHORT[str(algorithm)]
+        right.plot(energy, part["distance"], mark, color=color, ms=6, label=label)
+    right.set(xlabel="local energy (percentage points)", ylabel="mean distance to its own, aligned")
     right.legend()
     return figure
 
@@ -350,11 +394,12 @@ def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
     return figure
 
 
-def energies(curves: pd.DataFrame) -> Figure:
+def energies(curves: pd.DataFrame, noise: str = "noise (radians)") -> Figure:
     """Local energy against the size of the noise, a panel for each architecture.
 
     Args:
         curves: Columns ``arch, width, lr, batch_size, algorithm, seed, sigma, energy``.
+        noise: What the abscissa says.
 
     Returns:
         A figure; lines are means over networks, bands their range.
@@ -367,7 +412,7 @@ def energies(curves: pd.DataFrame) -> Figure:
             runs = 100 * part.pivot(index=names, columns="sigma", values="energy")
             label, name = SHORT[str(algorithm)], str(algorithm)
             band(ax, runs.columns.to_numpy(), runs.to_numpy(), index=name, label=label)
-        ax.set(title=arch, xlabel="noise (radians)", ylabel="local energy (percentage points)")
+        ax.set(title=arch, xlabel=noise, ylabel="local energy (percentage points)")
     axes[0, 0].legend()
     return figure
 
@@ -401,7 +446,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     """Error along segments and chains: rows are kinds of pairs, columns treatments.
 
     Args:
-        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split.
+        curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split. The path
+            is a ``"segment"``, a ``"chain"``, or another.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
@@ -415,7 +461,8 @@ def bends(curves: pd.DataFrame) -> Figure:
     for row, kind in zip(axes, kinds, strict=True):
         for ax, (weights, alignment) in zip(row, treatments, strict=True):
             same = (curves["weights"] == weights) & (curves["alignment"] == alignment)
-            for index, name in ((1, "segment"), (0, "chain")):
+            others = [name for name in curves["path"].unique() if name not in ("segment", "chain")]
+            for index, name in ((1, "segment"), (0, "chain"), *enumerate(others, 2)):
                 part = curves[same & (curves["kind"] == kind) & (curves["path"] == name)]
                 table = part.pivot(index="pair", columns="t", values="error")
                 band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=name)
@@ -424,7 +471,7 @@ def bends(curves: pd.DataFrame) -> Figure:
         ax.set_title(",\n".join(treatment))
     for ax in axes[-1]:
         ax.set_xlabel("t")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -452,3 +499,62 @@ def planes(maps: dict[str, Plane]) -> Figure:
         ax.set(title=title, xlabel="length", ylabel="length", aspect="equal")
     figure.colorbar(shown, ax=axes[:, 0], label="error (%)", ticks=levels, format="%.3g")
     return figure
+
+
+def agreement(
+    table: pd.DataFrame, *, x: str | Sequence[str], y: str | Sequence[str],
+    residuals: bool = False, log: str | Sequence[str] = "",
+) -> Figure:  # fmt: skip
+    """What was measured, as marks, on the curves of a formula, as lines.
+
+    Args:
+        table: Columns ``panel, series, x, measured, exact, standard_error``; a row may lack
+            ``measured`` (it only draws the line) or ``exact`` (it only draws a mark).
+        x: What the abscissa is; one for all panels or one for each.
+        y: What is measured, likewise.
+        residuals: Whether a second row shows the distances in standard errors, with a band of 4.
+        log: Axes that are logarithmic, likewise: ``"x"``, ``"y"`` or ``"xy"``.
+
+    Returns:
+        A figure; error bars are two standard errors.
+    """
+    panels = list(table["panel"].unique())
+    labels = [[w] * len(panels) if isinstance(w, str) else w for w in (x, y, log)]
+    rows: dict[str, Any] = {"nrows": 2, "height_ratios": [2, 1]} if residuals else {"nrows": 1}
+    size = (min(10, 1 + 3.4 * len(panels)), 3.4 + 1.2 * residuals)
+    figure, axes = plt.subplots(
+        ncols=len(panels), figsize=size, sharex="col", squeeze=False, dpi=80, **rows
+    )  # a page has many of these: it stays small
+    series = list(table["series"].unique())
+    for column, panel, below, beside, logs in zip(axes.T, panels, *labels, strict=True):
+        for name, part in table[table["panel"] == panel].groupby("series", sort=False):
+            _agree(column, part.sort_values("x"), series.index(name), str(name))
+        column[0].set(title=panel, ylabel=beside)
+        column[0].set(**{f"{axis}scale": "log" for axis in logs})
+        column[-1].set_xlabel(below)
+    if residuals:
+        axes[1, 0].set_ylabel("standard errors")
+    handles = {
+        label: handle
+        for ax in axes[0]
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _agree(axes: np.ndarray, part: pd.DataFrame, index: int, label: str) -> None:
+    """One series: above the line and the marks, below their distance."""
+    color, mark = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
+    line, seen = part.dropna(subset="exact"), part.dropna(subset="measured")
+    (drawn,) = axes[0].plot(line["x"], line["exact"], LINES[index % len(LINES)], color=color, lw=1)
+    if seen.empty:
+        drawn.set_label(label)
+        return
+    bars = 2 * seen["standard_error"].fillna(0)
+    axes[0].errorbar(seen["x"], seen["measured"], bars, fmt=mark, ms=4, color=color, label=label)
+    if len(axes) > 1:
+        off = (seen["measured"] - seen["exact"]) / seen["standard_error"]
+        axes[1].axhspan(-4, 4, color="0.93", zorder=0)
+        axes[1].plot(seen["x"], off, mark, ms=3, color=color)
+        axes[1].set_ylim(-5, 5)

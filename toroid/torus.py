@@ -151,7 +151,7 @@ def distance(
         Radians.
 
     Raises:
-        ValueError: As `angles`.
+        ValueError: As `angles`, and if there are no spheres: every scale is fixed.
 
     Example:
         >>> import torch, toroid
@@ -161,9 +161,13 @@ def distance(
         >>> distance(a, a, symmetry)
         0.0
     """
-    squares = torch.cat(
-        [angle.double() ** 2 for angle in angles(a, b, symmetry, bias=bias).values()]
-    )
+    found = angles(a, b, symmetry, bias=bias)
+    if not found:
+        raise ValueError(
+            "this network has no free scale, so there is no torus; between binary networks "
+            "toroid.binary.hamming is the distance"
+        )
+    squares = torch.cat([angle.double() ** 2 for angle in found.values()])
     return float((squares.mean() if mean else squares.sum()).sqrt())
 
 

@@ -176,7 +176,7 @@ def replicated_sgd(
     if replicas < 2:
         raise ValueError(f"replicas is {replicas}; it must be at least 2")
     shared = Settings(**settings)
-    models = [model, *(_fresh(model, generator) for _ in range(replicas - 1))]
+    models = [model, *(fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]
     faster = Settings(**{**vars(shared), "lr": shared.lr * replicas})
     loop = _loop(models, train, generators, faster, progress, checkpoint)
@@ -237,7 +237,7 @@ def _spawn(generator: torch.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
-def _fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
+def fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy with freshly drawn weights."""
     other = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
