@@ -148,6 +148,37 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
         assert len(evidence) > 20
 
 
+def binary_pairs(aligned, found):
+    """Barriers of binary pairs within each algorithm, two pairs of two orders each."""
+    rows = []
+    for alignment, heights in (("aligned", aligned), ("as found", found)):
+        for kind, pair in zip(claims.WITHIN, heights, strict=True):
+            for number, height in enumerate(pair):
+                what = {"kind": kind, "pair": number, **claims.BINARY, "alignment": alignment}
+                rows += [{**what, "order": k, "barrier": height * (0.5 + k)} for k in range(2)]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("aligned", "found", "energy", "word"),
+    [
+        ((LOW, MIDDLE, HIGH), (HIGH, HIGH, (0.5, 0.6)), (1, 2, 3), "reproduced"),
+        ((LOW, MIDDLE, HIGH), (HIGH, HIGH, (0.5, 0.6)), (2, 1, 3), "partly reproduced"),
+        ((LOW, MIDDLE, HIGH), (HIGH, HIGH, LOW), (1, 2, 3), "partly reproduced"),
+        ((LOW, HIGH, MIDDLE), (HIGH, (0.5, 0.6), HIGH), (1, 2, 3), "partly reproduced"),
+        ((LOW, LOW, (0.002, 0.003)), (HIGH, HIGH, LOW), (1, 2, 3), "not reproduced"),
+    ],
+)
+def test_c7_asks_for_both_orders_and_for_alignment(aligned, found, energy, word):
+    flat = pd.DataFrame({"algorithm": claims.ALGORITHMS, "local energy": energy})
+    barriers = binary_pairs(aligned, found)
+    assert claims.c7(barriers, flat).word == word
+    noise = barriers.assign(path="greedy order", barrier=1.0)  # other rows do not count
+    assert claims.c7(pd.concat([barriers, noise]), flat).word == word
+    assert claims.c7(barriers, flat.iloc[:2]).word == "not decided"
+    assert claims.c7(barriers[barriers["kind"] != "ADV-ADV"], flat).word == "not decided"
+
+
 def exact_points(off):
     return pd.DataFrame({"curve": "path", "measured": [0.1, 0.2 + off * 0.01], "exact": [0.1, 0.2], "standard_error": 0.01})  # fmt: skip
 
