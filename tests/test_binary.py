@@ -246,12 +246,12 @@ def small_task(seed, hidden=3, count=12):
     return model, few, a, b
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 def test_a_greedy_order_tries_what_it_says(seed):
     """With one weight for each part and very many candidates each flip is the best there is."""
     model, few, a, b = small_task(seed)
     count = toroid.Hamming(a, b).count
-    order = binary.greedy(a, b, model, few, steps=count, candidates=8 * count, seed=seed)
+    order = binary.greedy(a, b, model, few, steps=count, candidates=5 * count, seed=seed)
     assert sorted(order.tolist()) == list(range(count))
     path = toroid.Hamming(a, b, order=order)
     for k in range(count):

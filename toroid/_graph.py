@@ -142,7 +142,10 @@ def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
             result = super().run_node(n)
             if n.op == "call_function" and operation(n).startswith(("linear", "conv")):
                 x, weight = map_arg(n.args[:2], self.env.__getitem__)
-                values[str(n.args[1].target)] = channels(x, weight), channels(result, weight)
+                source = n.args[1]
+                if operation(source) == "sign":  # a binary layer: the weight is behind its signs
+                    source = source.args[0]
+                values[str(source.target)] = channels(x, weight), channels(result, weight)
             return result
 
     with torch.no_grad():
