@@ -82,18 +82,27 @@ def test_a_page_is_small_and_speaks_of_no_machine(name):
     assert "papermill" not in {k for c in cells(name) for k in c["metadata"]}
 
 
+def glued(name):
+    """What a page's run has glued, by key."""
+    books = [
+        (output["metadata"]["scrapbook"]["name"], next(iter(output["data"].values())))
+        for cell in cells(name)
+        for output in cell["outputs"]
+        if output.get("metadata", {}).get("scrapbook")
+    ]
+    return dict(books)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_prose_takes_its_numbers_from_the_run(name):
-    """Every glued key is used, every used key is glued, and none is a NumPy repr."""
+    """Every glued key is used, every used key is glued, here or there, and none is a NumPy repr."""
     prose = "\n".join(source(c) for c in cells(name, "markdown"))
-    used = {key.partition(":")[0] for key in re.findall(r"\{glue:text\}`([^`]*)`", prose)}
-    glued = {}
-    for cell in cells(name):
-        for output in cell["outputs"]:
-            if book := output.get("metadata", {}).get("scrapbook"):
-                glued[book["name"]] = next(iter(output["data"].values()))
-    assert used == set(glued)
-    assert not any("np." in str(value) for value in glued.values())
+    keys = re.findall(r"\{glue:text\}`([^`]*)`", prose)
+    elsewhere = [key.split("::") for key in keys if "::" in key]
+    assert {key.partition(":")[0] for key in keys if "::" not in key} == set(glued(name))
+    for page, key in elsewhere:
+        assert key.partition(":")[0] in glued(page.removesuffix(".ipynb"))
+    assert not any("np." in str(value) for value in glued(name).values())
 
 
 # --- parameters -------------------------------------------------------------------------------------
