@@ -481,8 +481,8 @@ def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress
     """Train those that no other process has trained meanwhile; how many were asked for."""
     store = Store(folder)
     if missing := [minimizer for minimizer in team if minimizer not in store]:
-        name = hashlib.sha256("".join(m.key for m in missing).encode()).hexdigest()
-        name = missing[0].key if len(missing) == 1 else name
+        keys = "".join(m.key for m in missing)
+        name = keys if len(missing) == 1 else hashlib.sha256(keys.encode()).hexdigest()
         checkpoint = training.Checkpoint(folder / "unfinished" / f"{name}.safetensors")
         for minimizer, stored in zip(
             missing, _trained(missing, device, progress, checkpoint), strict=True

@@ -504,7 +504,11 @@ def kept(name: str, table: str) -> list[Kept]:
 
 
 def kept_titles(name: str) -> list[str]:
-    """The presets of a notebook of which a run is kept."""
+    """The presets of a notebook of which a run is kept.
+
+    Args:
+        name: Notebook.
+    """
     folders = {path.parent.name for path in (root() / "book" / "reference").glob("*/*.json")}
     return [title for title in presets(name) if f"{name}.{title}" in folders]
 

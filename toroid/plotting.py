@@ -20,8 +20,7 @@ from .symmetry import Symmetry
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
     "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "planes",
-    "replicas",
-    "scaling", "slide", "style", "symmetry_map",
+    "replicas", "scaling", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 #: Okabe and Ito's palette (2008), without its yellow.
