@@ -35,9 +35,10 @@ def kill_one(client, folder, killed):
 
 def test_a_worker_is_killed_and_the_store_is_filled(cluster, tmp_path):
     wanted = [
-        Minimizer(architecture="lenet", width=0.3, subset=500, settings={"epochs": 20}, seed=seed)
+        Minimizer(architecture="lenet", settings={"epochs": 20, "lr": 0.01}, seed=seed)
         for seed in range(4)
     ]
+    cluster.run(lambda: __import__("toroid").__version__)  # both are ready, and train side by side
     killed = []
     killer = threading.Thread(target=kill_one, args=(cluster, tmp_path, killed))
     killer.start()
