@@ -159,6 +159,46 @@ def test_the_algorithms_of_training_take_binary_networks():
     assert found["replicated_sgd"].report["distance"] < 0.01
 
 
+# --- evaluation in 8-bit integers ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", [models.binary_mlp, models.binary_committee, models.binary_cnn])
+@given(seed=SEEDS, count=st.integers(1, 40), batch_size=st.integers(1, 50))
+@settings(max_examples=15)
+def test_integers_give_the_same_error_and_loss(maker, seed, count, batch_size):
+    """Beside float products; the inputs hold zeros, and weights may be the shadow ones."""
+    torch.manual_seed(seed)
+    model = maker((1, 5, 5), classes=2, width=0.5)
+    images = torch.randint(-1, 2, (count, 1, 5, 5)).float()
+    labelled = data.Dataset(images, torch.randint(2, (count,)), 2)
+    for state in (model.state_dict(), binary.signs(model.state_dict())):
+        expected = toroid.evaluate(state, model, labelled, batch_size=batch_size)
+        found = toroid.evaluate(state, model, labelled, batch_size=batch_size, precision="int8")
+        assert found == expected
+        assert all(v.dtype == torch.float32 for v in state.values())
+
+
+def test_integers_are_what_is_multiplied(monkeypatch):
+    products, multiply = [], torch._int_mm
+    monkeypatch.setattr(torch, "_int_mm", lambda *x: products.append(x) or multiply(*x))
+    train = data.load("digits-binary", subset=100)[0]
+    model, state = fresh(models.binary_mlp, train.shape, 0)
+    toroid.evaluate(state, model, train)
+    assert not products
+    toroid.evaluate(state, model, train, precision="int8")
+    assert [x.dtype for pair in products for x in pair] == [torch.int8] * 6
+
+
+def test_integers_are_refused_where_they_would_change_the_result():
+    train = data.load("digits", subset=100)[0]
+    model, state = fresh(models.binary_mlp, train.shape, 0)
+    with pytest.raises(ValueError, match=r"images of 'digits/train' are not of ±1"):
+        toroid.evaluate(state, model, train, precision="int8")
+    other = models.mlp(train.shape, hidden=(4,))
+    with pytest.raises(ValueError, match=r"'int8', but the network has no linear layer of ±1"):
+        toroid.evaluate(other.state_dict(), other, train, precision="int8")
+
+
 # --- alignment ----------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from toroid import claims, notebooks
+from toroid import claims, parameters, predictions, references
 
 KINDS = ["RSGD-RSGD", "RSGD-SGD", "RSGD-ADV", "SGD-SGD", "SGD-ADV", "ADV-ADV"]
 PATHS = [("raw", "straight"), ("normalised", "straight"), ("normalised", "geodesic")]
@@ -141,8 +141,8 @@ def test_c8_asks_for_the_same_error_and_the_loss_restored():
 def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
     claim = claims.CLAIMS[name]
     assert len(claim.asked) > 40
-    assert claim.page in notebooks.names()
-    for runs in zip(*(notebooks.kept(claim.page, table) for table in claim.tables), strict=True):
+    assert claim.page in parameters.names()
+    for runs in zip(*(references.kept(claim.page, table) for table in claim.tables), strict=True):
         word, evidence = claim.test(*(run.table for run in runs))
         assert word in ("reproduced", "partly reproduced", "not reproduced", "not decided")
         assert len(evidence) > 20
@@ -193,20 +193,20 @@ def exact_points(off):
     ],
 )
 def test_c9_wants_every_point_and_every_prediction(off, numbers, word):
-    verdict = claims.c9(exact_points(off), claims.predicted(numbers))
+    verdict = claims.c9(exact_points(off), predictions.predicted(numbers))
     assert verdict.word == word
     assert f"{abs(off):.2f} standard errors" in verdict.evidence
     assert ("not: flat." in verdict.evidence) == ("flat" in numbers)
 
 
 def test_every_prediction_is_decided_by_its_bound():
-    at = {name: p.bound for name, p in claims.PREDICTIONS.items()}
-    assert claims.predicted(at)["holds"].all()
+    at = {name: p.bound for name, p in predictions.PREDICTIONS.items()}
+    assert predictions.predicted(at)["holds"].all()
     beyond = {
         name: p.bound + (1e-9 if p.relation == "<=" else -1e-9)
-        for name, p in claims.PREDICTIONS.items()
+        for name, p in predictions.PREDICTIONS.items()
     }
-    assert not claims.predicted(beyond)["holds"].any()
-    assert not claims.predicted({"star": float("nan")})["holds"].any()
+    assert not predictions.predicted(beyond)["holds"].any()
+    assert not predictions.predicted({"star": float("nan")})["holds"].any()
     with pytest.raises(ValueError, match="no prediction stars; there are convex"):
-        claims.predicted({"stars": 0.0})
+        predictions.predicted({"stars": 0.0})

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from toroid import notebooks
+from toroid import parameters
 from toroid.cli import _from_here, main
 from toroid.minimizers import Minimizer, Store, train_all
 
@@ -17,14 +17,14 @@ def invoke(*words):
 def test_list_names_every_figure_with_its_presets():
     result = invoke("list")
     assert result.exit_code == 0
-    for name in notebooks.names():
+    for name in parameters.names():
         assert name in result.output
     assert "quick, cifar10-small, mnist-lenet, mnist, paper" in result.output
 
 
 def test_explain_lists_every_parameter():
     result = invoke("explain", "connectivity")
-    for parameter in notebooks.declared("connectivity").values():
+    for parameter in parameters.declared("connectivity").values():
         assert parameter.name in result.output
         assert parameter.help in result.output
 
@@ -46,7 +46,7 @@ def test_a_mistake_is_a_message_not_a_traceback(words, message):
 
 
 def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
-    before = (notebooks.root() / "book" / "connectivity.ipynb").read_bytes()
+    before = (parameters.root() / "book" / "connectivity.ipynb").read_bytes()
     words = ["algorithms=sgd", "seeds=0,1", "epochs=1", "width=0.05", "points=3", "evaluate_on=100"]
     result = invoke(
         "run", "connectivity", "-o", str(tmp_path / "out"), *(x for w in words for x in ("-p", w))
@@ -60,7 +60,7 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     assert len(rows) == 1 * 6 * 2 * 3  # pairs, treatments, parts of the data, points
     info = json.loads((tmp_path / "out" / "connectivity.ipynb").read_text())["metadata"]["toroid"]
     assert info["parameters"]["width"] == 0.05
-    assert (notebooks.root() / "book" / "connectivity.ipynb").read_bytes() == before
+    assert (parameters.root() / "book" / "connectivity.ipynb").read_bytes() == before
 
 
 def test_folders_are_the_callers(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The book's notebooks as they are stored, and the checks of their parameters."""
+"""The book's notebooks as they are stored, and their runs."""
 
 import ast
 import json
@@ -7,11 +7,11 @@ import subprocess
 
 import papermill
 import pytest
-from toroid import data, notebooks
-from toroid.notebooks import ParameterError, parse, validate
+from toroid import notebooks, parameters
+from toroid.parameters import ParameterError, validate
 
-ROOT = notebooks.root()
-NAMES = notebooks.names()
+ROOT = parameters.root()
+NAMES = parameters.names()
 
 
 def cells(name, kind="code"):
@@ -40,7 +40,7 @@ def test_the_stored_outputs_are_those_of_one_run(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_papermill_lists_every_parameter_in_full(name):
-    declared = notebooks.declared(name)
+    declared = parameters.declared(name)
     inspected = papermill.inspect_notebook(str(ROOT / "book" / f"{name}.ipynb"))
     assert list(inspected) == list(declared)
     for key, parameter in declared.items():
@@ -52,10 +52,10 @@ def test_papermill_lists_every_parameter_in_full(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_and_presets_are_valid(name):
-    defaults = {key: p.default for key, p in notebooks.declared(name).items()}
+    defaults = {key: p.default for key, p in parameters.declared(name).items()}
     assert validate(name, defaults) == defaults
-    for title in notebooks.presets(name):
-        notebooks.preset(name, title)
+    for title in parameters.presets(name):
+        parameters.preset(name, title)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,71 +105,6 @@ def test_prose_takes_its_numbers_from_the_run(name):
     assert not any("np." in str(value) for value in glued(name).values())
 
 
-# --- parameters -------------------------------------------------------------------------------------
-
-
-def test_words_become_values_of_the_declared_type():
-    words = [
-        "width=2",
-        "seeds=[3, 4]",
-        "algorithms=sgd,sam",
-        "augment=True",
-        "lr=1e-3",
-        "dataset=mnist",
-    ]
-    assert parse("connectivity", words) == {
-        "width": 2.0, "seeds": [3, 4], "algorithms": ["sgd", "sam"], "augment": True, "lr": 0.001, "dataset": "mnist",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("widht=1", "no parameter 'widht'.*Did you mean 'width'"),
-        ("width=wide", "width takes float, got 'wide'"),
-        ("width=0", r"width is 0\.0; it can be 0\.02 to 8"),
-        ("epochs=1.5", "epochs takes int, got '1.5'"),
-        ("seeds=1,x", r"seeds takes list\[int\], got '1,x'"),
-        ("seeds=-1", "seeds is -1; it can be 0 to 1000000"),
-        ("arch=vgg61", "arch is 'vgg61'; it can be mlp, .* Did you mean 'vgg16'"),
-        ("augment=maybe", "augment takes bool, got 'maybe'"),
-        ("width", "given as name=value, not 'width'"),
-    ],
-)
-def test_a_wrong_word_is_refused_with_what_is_valid(word, message):
-    with pytest.raises(ParameterError, match=message):
-        parse("connectivity", [word])
-
-
-def test_wrong_types_are_refused():
-    with pytest.raises(ParameterError, match=r"augment takes bool, got 'true' \(str\)"):
-        validate("connectivity", {"augment": "true"})
-    with pytest.raises(ParameterError, match=r"epochs takes int, got True \(bool\)"):
-        validate("connectivity", {"epochs": True})
-    with pytest.raises(
-        ParameterError, match=r"seeds takes a list\[int\] with at least one entry, got \[\]"
-    ):
-        validate("connectivity", {"seeds": []})
-    with pytest.raises(
-        ParameterError, match=r"no notebook 'conectivity'.*Did you mean 'connectivity'"
-    ):
-        validate("conectivity", {})
-    with pytest.raises(
-        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, mnist-lenet"
-    ):
-        notebooks.preset("connectivity", "huge")
-
-
-def test_a_notebook_sees_what_was_injected_under_a_wrong_name():
-    namespace = {"In": [], "Out": {}, "_hidden": 1, "width": 1, "epoch": 3}
-    with pytest.raises(ParameterError, match=r"'epoch'.*Did you mean 'epochs'"):
-        notebooks.check(namespace, "connectivity")
-    del namespace["epoch"]
-    notebooks.check(namespace, "connectivity")
-    assert namespace["width"] == 1.0
-    assert isinstance(namespace["width"], float)
-
-
 def test_a_run_never_writes_over_a_page():
     page = ROOT / "book" / "symmetries.ipynb"
     with pytest.raises(ParameterError, match="is the page itself"):
@@ -184,7 +119,7 @@ def test_the_stamp_changes_with_the_code_and_with_a_kept_run(tmp_path, monkeypat
     page = tmp_path / "book" / "symmetries.ipynb"
     text = (ROOT / "book" / "symmetries.ipynb").read_text()
     page.write_text(text)
-    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
     first = notebooks.stamp("symmetries")
     assert first == notebooks.stamp("symmetries")
     page.write_text(text.replace("epochs: int = 15", "epochs: int = 16"))
@@ -198,41 +133,11 @@ def test_a_number_that_is_none_is_not_glued():
         notebooks.glue("x", float("nan"))
 
 
-def test_kept_runs_are_labelled_by_what_they_ran():
-    found = notebooks.kept("minimizers", "minimizers")
-    titles = notebooks.kept_titles("minimizers")
-    assert len(found) == len(titles) > 0
-    for title in titles:
-        table, info = notebooks.reference("minimizers", title, "minimizers")
-        (run,) = (run for run in found if run.table.equals(table))
-        assert run.label.startswith(f"{info['parameters']['dataset']}, ")
-        assert f"{info['parameters']['subset']} images" in run.label
-        assert info["device"] in run.made
-    order = [notebooks.data.DATASETS.index(run.label.split(",")[0]) for run in found]
-    assert order == sorted(order)
-    assert notebooks.kept("minimizers", "nothing") == []
-
-
-def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
-    (tmp_path / "book").mkdir()
-    run = tmp_path / "runs" / "minimizers.ipynb"
-    run.parent.mkdir()
-    (run.parent / "minimizers.csv").write_text("a\n1\n")
-    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(tmp_path)}}
-    run.write_text(json.dumps({"metadata": {"toroid": info}, "cells": []}))
-    page = (ROOT / "book" / "minimizers.ipynb").read_bytes()
-    (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)
-    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
-    folder = notebooks.keep_reference(run, "mine")
-    kept = json.loads((folder / "provenance.json").read_text())
-    assert (folder / "minimizers.csv").read_text() == "a\n1\n"
-    assert kept["parameters"] == {"width": 0.5}  # no folder of the machine that ran it
-    assert kept["data"] == {"name": "digits", "sha256": data.sha256("digits")}
-
-
 def test_the_commit_of_a_run_is_named(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
-    monkeypatch.setattr(notebooks, "root", lambda: tmp_path)
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path)
     assert notebooks._commit() == ""
     (tmp_path / "toroid").mkdir()
     (tmp_path / "toroid" / "code.py").write_text("1\n")
@@ -241,9 +146,3 @@ def test_the_commit_of_a_run_is_named(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", notebooks._commit())
     (tmp_path / "toroid" / "code.py").write_text("2\n")
     assert notebooks._commit().endswith(", with changes")
-
-
-def test_a_kept_run_without_a_data_set_is_labelled_by_its_preset():
-    (run,) = notebooks.kept("shallow", "predictions")
-    assert run.label == "large"
-    assert run.made.startswith("large: ")

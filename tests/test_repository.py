@@ -71,6 +71,7 @@ def test_the_readmes_example_runs(capsys):
 BENCHMARKS = {
     "alignment": (["--networks", "lenet", "--repeats", "1", "--cores", "1"],
                   ["plain loop", "rebasin", "times the bound", "normalize", "GB/s"]),
+    "binary": (["--repeats", "1"], ["float32, ms", "int8, ms", "ratio"]),
     "flatness": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--draws", "2"],
                  ["plain", "multiplicative", "torus", "draws at once", "ratio"]),
     "paths": (["--networks", "lenet", "--images", "4", "--repeats", "1", "--batch", "2"],
@@ -106,7 +107,7 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 def test_modules_import_only_from_their_left():
-    order = ["_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "landscape", "flatness", "curvature", "models", "_loop", "training", "bends", "binary", "minimizers", "_exact", "_replicas", "shallow", "claims", "plotting", "notebooks", "cli"]  # fmt: skip
+    order = ["_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "_torchvision", "data", "models", "landscape", "flatness", "curvature", "_loop", "training", "bends", "binary", "minimizers", "_exact", "_replicas", "shallow", "predictions", "claims", "plotting", "parameters", "references", "notebooks", "cli"]  # fmt: skip
     for path in (ROOT / "toroid").glob("*.py"):
         if path.stem == "__init__":
             continue

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from . import notebooks
+from . import notebooks, parameters, references
 from .minimizers import Store
 
 
@@ -24,12 +24,14 @@ def main() -> None:
 @main.command("list")
 def list_() -> None:
     """The figures, their presets, and how long the quick one took."""
-    for name in notebooks.names():
+    for name in parameters.names():
         seconds = notebooks.run_info(name).get("seconds")
         took = f"{seconds:.0f} s" if seconds else "not run"
         stale = "" if notebooks.fresh(name) else ", stale"
         click.echo(f"{name:14}  {notebooks.title(name)}")
-        click.echo(f"{'':14}  presets: {', '.join(notebooks.presets(name))} (quick: {took}{stale})")
+        click.echo(
+            f"{'':14}  presets: {', '.join(parameters.presets(name))} (quick: {took}{stale})"
+        )
 
 
 @main.command()
@@ -37,8 +39,8 @@ def list_() -> None:
 def explain(name: str) -> None:
     """The parameters of the figure NAME."""
     with _friendly():
-        parameters = notebooks.declared(name).values()
-    for p in parameters:
+        declared = parameters.declared(name).values()
+    for p in declared:
         click.echo(f"{p.name} ({p.type}, {p.default!r})\n    {p.help}")
 
 
@@ -66,9 +68,10 @@ def run(
 ) -> None:
     """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
     with _friendly():
-        values = {**notebooks.preset(name, title), **notebooks.parse(name, list(assignments))}
+        values = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
         folder = (
-            output or notebooks.root() / "runs" / f"{name}-{title}-{time.strftime('%Y%m%d-%H%M%S')}"
+            output
+            or parameters.root() / "runs" / f"{name}-{title}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
         folder = folder.resolve()
         values.setdefault("results", str(folder))
@@ -76,7 +79,7 @@ def run(
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
         notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
         if reference:
-            click.echo(f"kept in:  {notebooks.keep_reference(notebook, title)}")
+            click.echo(f"kept in:  {references.keep(notebook, title)}")
     click.echo(f"notebook: {notebook}")
     for path in sorted(folder.glob("*.csv")):
         click.echo(f"results:  {path}")
@@ -95,11 +98,11 @@ def _from_here(values: dict[str, Any]) -> dict[str, Any]:
 def book(force: bool) -> None:
     """Run what is stale at the quick preset, then build the site; warnings are errors."""
     with _friendly():
-        for name in notebooks.names():
+        for name in parameters.names():
             if force or not notebooks.fresh(name):
                 click.echo(f"running {name} ...")
                 notebooks.run(name)
-        root = notebooks.root()
+        root = parameters.root()
     build = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
     command = [sys.executable, "-c", build, "build", str(root), "-W", "--keep-going", "-q"]
     done = subprocess.run(command, check=False)
@@ -158,5 +161,5 @@ class _friendly:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (notebooks.ParameterError, FileNotFoundError)):
+        if isinstance(error, (parameters.ParameterError, FileNotFoundError)):
             raise click.ClickException(str(error)) from error

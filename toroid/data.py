@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """Shape of one image."""
         return tuple(self.images.shape[1:])
+
+    @cached_property
+    def binary(self) -> bool:
+        """Whether every number of the images is -1, 0 or 1."""
+        return torch.equal(self.images.sign(), self.images)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data on another device."""

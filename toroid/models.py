@@ -189,14 +189,18 @@ def _never_zero(layer: Weighted) -> None:
 
 
 class _BinaryLinear(nn.Linear):
-    """``sign(W) x / sqrt(fan-in)``."""
+    """``sign(W) x / sqrt(fan-in)``; with weights packed into 8-bit integers, of an `x` of ±1."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         _never_zero(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear(input, _signs(self)) / _fan_in(self) ** 0.5
+        if self.weight.dtype == torch.int8:  # sums are integers either way: the same numbers
+            sums = torch._int_mm(input.to(torch.int8), self.weight.T)
+        else:
+            sums = linear(input, _signs(self))
+        return sums / _fan_in(self) ** 0.5
 
 
 class _BinaryConv2d(nn.Conv2d):

@@ -522,8 +522,8 @@ def agreement(
     rows: dict[str, Any] = {"nrows": 2, "height_ratios": [2, 1]} if residuals else {"nrows": 1}
     size = (min(10, 1 + 3.4 * len(panels)), 3.4 + 1.2 * residuals)
     figure, axes = plt.subplots(
-        ncols=len(panels), figsize=size, sharex="col", squeeze=False, dpi=72, **rows
-    )  # a page has many of these: it stays small
+        ncols=len(panels), figsize=size, sharex="col", squeeze=False, **rows
+    )
     series = list(table["series"].unique())
     for column, panel, below, beside, logs in zip(axes.T, panels, *labels, strict=True):
         for name, part in table[table["panel"] == panel].groupby("series", sort=False):

@@ -158,7 +158,8 @@ def replicated_sgd(
     Returns:
         The centre; a history (the mean over the replicas) with ``coupling`` g and ``distance``, the
         root mean square distance of the replicas from the centre over the centre's norm; and a
-        report of the end, which says so if that distance is above 0.01.
+        report of the end, which says so if that distance is above 0.01, or the centre's error more
+        than 0.01 above that of its replicas.
 
     Raises:
         ValueError: As `sgd`, and if there are fewer than two replicas.
@@ -201,14 +202,16 @@ def replicated_sgd(
     history = pd.concat(loop.run(step, after)).groupby("epoch", as_index=False).mean()
     states = [networks.single(i) for i in range(replicas)]
     centre = refresh(_mean(states), model, train)
-    distance = _relative(networks)
-    apart = f"the replicas are {distance:.2g} apart, not collapsed"
+    distance, error = _relative(networks), evaluate(centre, model, train).error
+    errors = [evaluate(state, model, train).error for state in states]
+    failed = ""
+    if distance > 0.01:
+        failed = f"the replicas are {distance:.2g} apart, not collapsed"
+    elif error > sum(errors) / replicas + 0.01:  # near, where most of the weights are
+        failed = f"the centre errs on {error:.2%}, its replicas on {sum(errors) / replicas:.2%}"
     report = {
-        "failed": "" if distance < 0.01 else apart,
-        "distance": distance,
-        "replica_errors": [evaluate(state, model, train).error for state in states],
-        "centre_error": evaluate(centre, model, train).error,
-    }
+        "failed": failed, "distance": distance, "replica_errors": errors, "centre_error": error,
+    }  # fmt: skip
     return Trained(centre, history, report)
 
 

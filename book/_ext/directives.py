@@ -7,7 +7,7 @@ import json
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from toroid import notebooks
+from toroid import notebooks, parameters
 
 
 class _Table(Directive):
@@ -31,7 +31,7 @@ class Parameters(_Table):
 
     def rows(self) -> list[list[str]]:
         rows = [["parameter", "type", "default", "meaning"]]
-        for p in notebooks.declared(self.arguments[0]).values():
+        for p in parameters.declared(self.arguments[0]).values():
             rows.append([f"`{p.name}`", f"`{p.type}`", f"`{json.dumps(p.default)}`", p.help])
         return rows
 
@@ -41,10 +41,10 @@ class Runs(_Table):
 
     def rows(self) -> list[list[str]]:
         rows = [["page", "seconds", "machine", "Python", "torch", "presets"]]
-        for name in notebooks.names():
+        for name in parameters.names():
             info = notebooks.run_info(name)
             what = [str(info.get(key, "-")) for key in ("seconds", "device", "python", "torch")]
-            rows.append([f"[{name}]({name}.ipynb)", *what, ", ".join(notebooks.presets(name))])
+            rows.append([f"[{name}]({name}.ipynb)", *what, ", ".join(parameters.presets(name))])
         return rows
 
 

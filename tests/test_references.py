@@ -1,0 +1,44 @@
+"""Kept runs: what they are called, and that each says where it comes from."""
+
+import json
+
+from toroid import data, parameters, references
+
+
+def test_kept_runs_are_labelled_by_what_they_ran():
+    found = references.kept("minimizers", "minimizers")
+    titles = references.titles("minimizers")
+    assert len(found) == len(titles) > 0
+    for title in titles:
+        table, info = references.reference("minimizers", title, "minimizers")
+        (run,) = (run for run in found if run.table.equals(table))
+        assert run.label.startswith(f"{info['parameters']['dataset']}, ")
+        assert f"{info['parameters']['subset']} images" in run.label
+        assert info["device"] in run.made
+    order = [data.DATASETS.index(run.label.split(",")[0]) for run in found]
+    assert order == sorted(order)
+    assert references.kept("minimizers", "nothing") == []
+
+
+def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    run = tmp_path / "runs" / "minimizers.ipynb"
+    run.parent.mkdir()
+    (run.parent / "minimizers.csv").write_text("a\n1\n")
+    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(tmp_path)}}
+    run.write_text(json.dumps({"metadata": {"toroid": info}, "cells": []}))
+    page = (parameters.root() / "book" / "minimizers.ipynb").read_bytes()
+    (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)
+    monkeypatch.chdir(tmp_path)
+    folder = references.keep(run, "mine")
+    kept = json.loads((folder / "provenance.json").read_text())
+    assert (folder / "minimizers.csv").read_text() == "a\n1\n"
+    assert kept["parameters"] == {"width": 0.5}  # no folder of the machine that ran it
+    assert kept["data"] == {"name": "digits", "sha256": data.sha256("digits")}
+
+
+def test_a_kept_run_without_a_data_set_is_labelled_by_its_preset():
+    (run,) = references.kept("shallow", "predictions")
+    assert run.label == "large"
+    assert run.made.startswith("large: ")

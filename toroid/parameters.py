@@ -1,0 +1,261 @@
+"""The parameters of the book's notebooks: what they are, which values they take, presets of them.
+
+The cell tagged ``parameters`` is the only declaration. Each of its lines reads
+``name: type = default  # help (range)``: papermill lists it, command line and notebook check
+against it. A range ends the help: ``(0.1 to 4)`` for numbers, and for each number in a list;
+``(one of a, b)`` for words.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "Parameter", "ParameterError", "check", "declared", "names", "parse", "preset", "presets",
+    "validate",
+]  # fmt: skip
+
+_TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
+_RANGE = re.compile(r"\((\S+) to (\S+)\)$")
+_CHOICES = re.compile(r"\(one of ([^)]*)\)$")
+
+
+class ParameterError(ValueError):
+    """A parameter with an unknown name, another type, or out of range."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A line of the parameters cell.
+
+    Attributes:
+        name: Its name.
+        type: ``int``, ``float``, ``str``, ``bool``, or a list of them, ``list[int]``.
+        default: Its value in the notebook.
+        help: The comment.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+    def convert(self, value: Any) -> Any:
+        """The value in the declared type.
+
+        Raises:
+            ParameterError: If it is of another type or out of range.
+        """
+        if self.type.startswith("list["):
+            if not isinstance(value, (list, tuple)) or not value:
+                raise ParameterError(
+                    f"{self.name} takes a {self.type} with at least one entry, got {value!r}"
+                )
+            return [self._one(entry, self.type[5:-1]) for entry in value]
+        return self._one(value, self.type)
+
+    def _one(self, value: Any, kind: str) -> Any:
+        if kind == "float" and type(value) is int:
+            value = float(value)
+        if type(value) is not _TYPES[kind]:
+            raise ParameterError(
+                f"{self.name} takes {self.type}, got {value!r} ({type(value).__name__})"
+            )
+        if found := _RANGE.search(self.help):
+            low, high = map(float, found.groups())
+            if not low <= value <= high:
+                raise ParameterError(
+                    f"{self.name} is {value!r}; it can be {found[1]} to {found[2]}"
+                )
+        if found := _CHOICES.search(self.help):
+            choices = [word.strip() for word in found[1].split(",")]
+            if value not in choices:
+                raise ParameterError(
+                    f"{self.name} is {value!r}; it can be {', '.join(choices)}"
+                    + _nearest(value, choices)
+                )
+        return value
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+# --- where things are ----------------------------------------------------------------------------
+
+
+def root() -> Path:
+    """The folder of ``_toc.yml`` and ``book/``: above the working folder, else in this clone.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]]
+    for place in places:
+        if (place / "_toc.yml").is_file() and (place / "book").is_dir():
+            return place
+    raise FileNotFoundError("the book is not here: run this inside a clone of the repository")
+
+
+def names() -> list[str]:
+    """The notebooks of the book."""
+    return sorted(path.stem for path in (root() / "book").glob("[!.]*.ipynb"))
+
+
+def path_of(name: str) -> Path:
+    """The file of a notebook."""
+    if name not in names():
+        raise ParameterError(
+            f"no notebook {name!r}; there are {', '.join(names())}{_nearest(name, names())}"
+        )
+    return root() / "book" / f"{name}.ipynb"
+
+
+def read(name: str) -> dict[str, Any]:
+    """A notebook as it is stored."""
+    return json.loads(path_of(name).read_text(encoding="utf-8"))
+
+
+def source(cell: Mapping[str, Any]) -> str:
+    """The text of a cell."""
+    return "".join(cell["source"])
+
+
+# --- their values --------------------------------------------------------------------------------
+
+
+def declared(name: str) -> dict[str, Parameter]:
+    """The parameters of a notebook, in the order of its parameters cell.
+
+    Args:
+        name: Notebook, e.g. ``"connectivity"``.
+
+    Raises:
+        ParameterError: If there is no such notebook, or its parameters cell is not as it must be.
+    """
+    cells = [c for c in read(name)["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    if len(cells) != 1:
+        raise ParameterError(f"{name} has {len(cells)} cells tagged 'parameters', not one")
+    text = source(cells[0])
+    lines, found = text.splitlines(), {}
+    for node in ast.parse(text).body:
+        if not (
+            isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
+        ):
+            raise ParameterError(
+                f"{name}: a parameter reads 'name: type = default  # help', not "
+                f"{lines[node.lineno - 1]!r}"
+            )
+        words = lines[(node.end_lineno or node.lineno) - 1].partition("#")[2].strip()
+        kind = ast.unparse(node.annotation)
+        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), words)
+    return found
+
+
+def validate(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for a notebook's parameters, each in its declared type.
+
+    Args:
+        name: Notebook.
+        values: Some or all parameters by name.
+
+    Raises:
+        ParameterError: For an unknown name (the nearest one is suggested), another type, or out of
+        range.
+    """
+    known = declared(name)
+    for key in values:
+        if key not in known:
+            raise ParameterError(
+                f"{name} has no parameter {key!r}; it has {', '.join(known)}"
+                + _nearest(key, [*known])
+            )
+    return {key: known[key].convert(value) for key, value in values.items()}
+
+
+def check(namespace: dict[str, Any], name: str) -> None:
+    """Check the parameters of the notebook that calls this, in the cell after its parameters.
+
+    Every plain value in the namespace is taken for a parameter, so that one that was injected
+    under a wrong name does not pass unseen.
+
+    Args:
+        namespace: ``globals()`` of the notebook; values are put back in their declared types.
+        name: The notebook's name.
+
+    Raises:
+        ParameterError: As `validate`.
+    """
+    plain = (bool, int, float, str, list, tuple, dict)
+    given = {
+        key: value
+        for key, value in namespace.items()
+        if isinstance(value, plain) and not key.startswith("_") and key not in ("In", "Out")
+    }
+    namespace.update(validate(name, given))
+
+
+def parse(name: str, assignments: list[str]) -> dict[str, Any]:
+    """Values from ``name=value`` words, as the command line gives them.
+
+    Args:
+        name: Notebook.
+        assignments: E.g. ``["width=0.5", "seeds=0,1,2"]``.
+
+    Raises:
+        ParameterError: As `validate`, and if a word cannot be read in the declared type.
+    """
+    known, values = declared(name), {}
+    for word in assignments:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise ParameterError(f"a parameter is given as name=value, not {word!r}")
+        values[key] = _from_text(known[key], text) if key in known else text
+    return validate(name, values)
+
+
+def _from_text(parameter: Parameter, text: str) -> Any:
+    kind = parameter.type.removeprefix("list[").removesuffix("]")
+    words = (
+        [w.strip().strip("'\"") for w in text.strip("[]").split(",")]
+        if kind != parameter.type
+        else [text]
+    )
+    try:
+        if kind == "bool":
+            found = [{"true": True, "false": False}[w.lower()] for w in words]
+        else:
+            found = [_TYPES[kind](w) for w in words]
+    except (KeyError, ValueError):
+        raise ParameterError(f"{parameter.name} takes {parameter.type}, got {text!r}") from None
+    return found if kind != parameter.type else found[0]
+
+
+def preset(name: str, title: str) -> dict[str, Any]:
+    """The values of ``book/params/<name>.<title>.yaml``; ``quick`` is the notebook as it stands.
+
+    Raises:
+        ParameterError: If there is no such preset, or as `validate`.
+    """
+    import yaml
+
+    if title == "quick":
+        return {}
+    path = root() / "book" / "params" / f"{name}.{title}.yaml"
+    if not path.is_file():
+        raise ParameterError(f"{name} has no preset {title!r}; it has {', '.join(presets(name))}")
+    return validate(name, yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def presets(name: str) -> list[str]:
+    """The presets of a notebook, ``quick`` first."""
+    files = sorted((root() / "book" / "params").glob(f"{name}.*.yaml"))
+    return ["quick", *(path.name.split(".")[1] for path in files)]

@@ -1,0 +1,118 @@
+"""The numbers of large runs and their provenance, kept in ``book/reference/``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from . import data
+from .parameters import declared, presets, root
+
+__all__ = ["Kept", "keep", "kept", "reference", "titles"]
+
+
+def keep(notebook: Path, title: str) -> Path:
+    """Keep the numbers of a run, and where they come from, in ``book/reference/``.
+
+    Args:
+        notebook: A notebook that was run, with its CSV files beside it.
+        title: Name of its preset.
+
+    Returns:
+        The folder with the CSV files and ``provenance.json``.
+    """
+    folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in notebook.parent.glob("*.csv"):
+        shutil.copyfile(path, folder / path.name)
+    info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
+    info["parameters"].pop("results", None)  # a folder of the machine that ran it
+    defaults = {key: p.default for key, p in declared(notebook.stem).items()}
+    if name := {**defaults, **info["parameters"]}.get("dataset"):
+        info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
+    (folder / "provenance.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+class Kept(NamedTuple):
+    """A table of a kept run.
+
+    Attributes:
+        label: Data set, network, number of training images; of a page without them, the preset.
+        table: The numbers.
+        made: On which device and in how many minutes.
+    """
+
+    label: str
+    table: pd.DataFrame
+    made: str
+
+
+def kept(name: str, table: str) -> list[Kept]:
+    """A table of every kept run of a notebook that has it, the largest data set last.
+
+    Args:
+        name: Notebook.
+        table: Name of the CSV file, without its ending.
+    """
+    found = []
+    places = root() / "book" / "reference"
+    for title in titles(name):
+        if not (places / f"{name}.{title}" / f"{table}.csv").is_file():
+            continue
+        numbers, info = reference(name, title, table)
+        values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
+        label = _label(values) or title
+        minutes = max(1, round(info["seconds"] / 60))
+        made = f"{label}: {info['device']}, {minutes} min"
+        found.append((_size(values), Kept(label, numbers, made)))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def titles(name: str) -> list[str]:
+    """The presets of a notebook of which a run is kept.
+
+    Args:
+        name: Notebook.
+    """
+    folders = {path.parent.name for path in (root() / "book" / "reference").glob("*/*.json")}
+    return [title for title in presets(name) if f"{name}.{title}" in folders]
+
+
+def _label(values: Mapping[str, Any]) -> str:
+    """What a run was about: data set, network, number of training images, as far as it has them."""
+    archs = [values["arch"]] if "arch" in values else values.get("archs", [])
+    images = [f"{values['subset'] or 'all'} images"] if "subset" in values else []
+    return ", ".join([*([values["dataset"]] if "dataset" in values else []), *archs, *images])
+
+
+def _size(values: Mapping[str, Any]) -> tuple[int, int]:
+    """Orders runs: data sets as `toroid.data` lists them, then the number of training images."""
+    order = [*data.DATASETS, values.get("dataset")]
+    return order.index(values.get("dataset")), values.get("subset") or 10**9
+
+
+def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The kept numbers of a run, and where they come from.
+
+    Args:
+        name: Notebook.
+        title: Its preset.
+        table: Name of the CSV file, without its ending.
+
+    Raises:
+        FileNotFoundError: If no such run was kept; says how to make it.
+    """
+    folder = root() / "book" / "reference" / f"{name}.{title}"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no reference run is kept; make it: toroid run {name} --preset {title} --reference"
+        )
+    return pd.read_csv(folder / f"{table}.csv"), json.loads(
+        (folder / "provenance.json").read_text()
+    )
