@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 
+import pandas as pd
 import papermill
 import pytest
 from toroid import notebooks, parameters
@@ -146,3 +147,41 @@ def test_the_commit_of_a_run_is_named(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", notebooks._commit())
     (tmp_path / "toroid" / "code.py").write_text("2\n")
     assert notebooks._commit().endswith(", with changes")
+
+
+def parts(folder, **values):
+    defaults = {key: p.default for key, p in parameters.declared("connectivity").items()}
+    return notebooks.Parts({**defaults, "results": str(folder), **values}, "connectivity")
+
+
+def test_what_a_run_has_finished_is_found_again_by_the_same_run_only(tmp_path):
+    table, calls = pd.DataFrame({"a": [1 / 3, 1e-17], "b": ["x", "y"]}), []
+
+    def compute():
+        calls.append(1)
+        return table
+
+    for _ in range(2):
+        pd.testing.assert_frame_equal(
+            parts(tmp_path).table("one", compute), table, check_exact=True
+        )
+    assert len(calls) == 1
+    parts(tmp_path, n_jobs=2, store="elsewhere").table("one", compute)
+    assert len(calls) == 1
+    parts(tmp_path, points=7).table("one", compute)
+    assert len(calls) == 2
+    parts(tmp_path).remove()
+    parts(tmp_path, points=7).table("one", compute)
+    assert len(calls) == 2
+    parts(tmp_path).table("one", compute)
+    assert len(calls) == 3
+
+
+def test_a_part_that_was_cut_off_is_made_again(tmp_path):
+    def cut_off():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parts(tmp_path).table("one", cut_off)
+    made = parts(tmp_path).table("one", lambda: pd.DataFrame({"a": [1]}))
+    assert made["a"].tolist() == [1]

@@ -242,8 +242,8 @@ def test_replicas_that_are_near_but_not_alike_have_failed(digits, monkeypatch):
     """Most weights may agree where the few that matter do not."""
     monkeypatch.setattr(training, "_relative", lambda networks: 0.005)
     torch.manual_seed(0)
-    model = toroid.mlp(digits.shape, hidden=(16,))
-    trained = training.replicated_sgd(model, digits, epochs=10, gmax=1.0, generator=generator())
+    model = toroid.mlp(digits.shape, hidden=(64,))
+    trained = training.replicated_sgd(model, digits, epochs=40, gmax=1e-3, generator=generator())
     assert trained.report["centre_error"] > max(trained.report["replica_errors"]) + 0.01
     assert "the centre errs on" in trained.report["failed"]
 

@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
+from .landscape import Curve
+
 __all__ = [
-    "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "c1", "c2", "c3", "c4", "c5", "c6",
-    "c7", "c8", "c9", "correlation",
+    "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "barriers", "c1", "c2", "c3", "c4",
+    "c5", "c6", "c7", "c8", "c9", "correlation",
 ]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
@@ -78,6 +80,31 @@ def _ascend(values: list[pd.Series]) -> bool:
     """The means ascend, and the ranges of the first and the last do not overlap."""
     means = [v.mean() for v in values]
     return means == sorted(means) and values[0].max() < values[-1].min()
+
+
+def barriers(curves: pd.DataFrame) -> pd.DataFrame:
+    """The heights of curves of error and loss (see `toroid.Curve`).
+
+    Args:
+        curves: Columns ``t, error, loss``; the others say which curve a row belongs to.
+
+    Returns:
+        A row for each curve: the others, and ``barrier, over the worse end, loss barrier``.
+
+    Example:
+        >>> import pandas as pd
+        >>> points = {"t": [0, 0.5, 1], "error": [0, 0.3, 0.2], "loss": [0, 1, 0], "pair": "0-1"}
+        >>> barriers(pd.DataFrame(points)).round(2).values.tolist()
+        [['0-1', 0.2, 0.1, 1.0]]
+    """
+    names, rows = [c for c in curves if c not in ("t", "error", "loss")], []
+    for what, part in curves.groupby(names, sort=False):
+        curve = Curve(*(part[column].to_numpy() for column in ("t", "error", "loss")))
+        rows.append({
+            **dict(zip(names, what, strict=True)), "barrier": curve.barrier,
+            "over the worse end": curve.barrier_over_ends, "loss barrier": curve.loss_barrier,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def barrier_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -12,17 +12,22 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from PIL import Image
 
 from .minimizers import Minimizer, grid
-from .parameters import ParameterError, path_of, read, root, source, validate
+from .parameters import ParameterError, declared, path_of, read, root, source, validate
+from .training import Checkpoint
 
-__all__ = ["described", "figures", "fresh", "glue", "run", "run_info", "stamp", "title"]
+#: Parameters that change where a run reads and writes and how fast it is, not what it finds.
+PLACES = ("results", "store", "n_jobs")
+
+__all__ = ["Parts", "described", "figures", "fresh", "glue", "run", "run_info", "stamp", "title"]
 
 
 def stamp(name: str) -> str:
@@ -157,6 +162,51 @@ def _tidy(path: Path, info: Mapping[str, Any]) -> None:
         for data in (o["data"] for o in outputs if "image/png" in o.get("data", {})):
             data["image/png"] = _smaller(data["image/png"])
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Parts:
+    """What a long run has finished, so that the same run goes on where it was cut off.
+
+    The files lie below the folder of the results, under a digest of the page's code, the library
+    and all parameters: a run with others never sees them. A run that comes to its end removes them.
+
+    Args:
+        namespace: ``globals()`` of the notebook.
+        name: The notebook's name.
+    """
+
+    def __init__(self, namespace: Mapping[str, Any], name: str) -> None:
+        """Find the folder; nothing is written yet."""
+        values = {key: namespace[key] for key in declared(name) if key not in PLACES}
+        text = json.dumps([stamp(name), values], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = Path(namespace["results"]) / "parts" / key
+
+    def table(self, key: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The table that `compute` returns, or has returned before.
+
+        Args:
+            key: Names it.
+            compute: Called if it is not there.
+
+        Returns:
+            The table, as it was written: its numbers are the same to the last bit.
+        """
+        path = self.folder / f"{key}.csv"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            compute().to_csv(part, index=False)
+            part.replace(path)
+        return pd.read_csv(path, float_precision="round_trip")
+
+    def checkpoint(self, key: str) -> Checkpoint:
+        """A file for a training that is part of the run."""
+        return Checkpoint(self.folder / f"{key}.safetensors")
+
+    def remove(self) -> None:
+        """Delete what was finished, at the end of the run."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
 def _smaller(image: str) -> str:
