@@ -19,7 +19,7 @@ def test_list_names_every_figure_with_its_presets():
     assert result.exit_code == 0
     for name in parameters.names():
         assert name in result.output
-    assert "quick, cifar10-small, mnist-lenet, mnist, paper" in result.output
+    assert "quick, cifar10-small, gpu, mnist-lenet, mnist, paper" in result.output
 
 
 def test_explain_lists_every_parameter():

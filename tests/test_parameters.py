@@ -52,7 +52,7 @@ def test_wrong_types_are_refused():
     ):
         validate("conectivity", {})
     with pytest.raises(
-        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, mnist-lenet"
+        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, gpu, mnist-lenet"
     ):
         parameters.preset("connectivity", "huge")
 

@@ -62,7 +62,11 @@ def explain(name: str) -> None:
     type=click.Path(path_type=Path),
     help="Folder to write to, instead of a new one in runs/.",
 )
-@click.option("--reference", is_flag=True, help="Keep the results in book/reference/.")
+@click.option(
+    "--reference",
+    is_flag=True,
+    help="Keep the results in book/reference/; given again, a run that was cut off goes on.",
+)
 def run(
     name: str, assignments: tuple[str, ...], title: str, output: Path | None, reference: bool
 ) -> None:
