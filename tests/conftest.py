@@ -1,6 +1,4 @@
-"""Every test runs on its own store and data folder, with few threads and repeatable examples."""
-
-import os
+"""Every test runs on its own store and data folder, on one thread, with repeatable examples."""
 
 import pytest
 import torch
@@ -19,5 +17,4 @@ def _own_folders(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
-    beside_others = "PYTEST_XDIST_WORKER" in os.environ
-    torch.set_num_threads(1 if beside_others else min(2, os.cpu_count() or 1))
+    torch.set_num_threads(1)  # tensors are small: a second thread would mostly wait
