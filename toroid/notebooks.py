@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,18 @@ from .training import Checkpoint
 #: Parameters that change where a run reads and writes and how fast it is, not what it finds.
 PLACES = ("results", "store", "n_jobs")
 
-__all__ = ["Parts", "described", "figures", "fresh", "glue", "run", "run_info", "stamp", "title"]
+__all__ = [
+    "Parts",
+    "described",
+    "figures",
+    "fresh",
+    "glue",
+    "pairs",
+    "run",
+    "run_info",
+    "stamp",
+    "title",
+]
 
 
 def stamp(name: str) -> str:
@@ -270,3 +282,26 @@ def described(
         architecture=namespace["arch"],
         width=namespace["width"],
     )
+
+
+End = tuple[str, int]
+
+
+def pairs(first: str, second: str, seeds: Sequence[int]) -> list[tuple[End, End]]:
+    """Pairs of minimizers of two algorithms: of different seeds before those of the same.
+
+    Args:
+        first: An algorithm.
+        second: Another, or the same.
+        seeds: Those of both.
+
+    Example:
+        >>> pairs("sgd", "sgd", [0, 1, 2])[:2]
+        [(('sgd', 0), ('sgd', 1)), (('sgd', 0), ('sgd', 2))]
+        >>> pairs("sgd", "sam", [0, 1])[1:3]
+        [(('sgd', 1), ('sam', 0)), (('sgd', 0), ('sam', 0))]
+    """
+    if first == second:
+        return [((first, a), (second, b)) for a, b in combinations(seeds, 2)]
+    turns = [[*seeds[k:], *seeds[:k]] for k in (*range(1, len(seeds)), 0)]
+    return [((first, a), (second, b)) for turn in turns for a, b in zip(seeds, turn, strict=True)]
