@@ -5,7 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from toroid import parameters
+from toroid import notebooks, parameters, references
 from toroid.cli import _from_here, main
 from toroid.minimizers import Minimizer, Store, train_all
 
@@ -61,6 +61,16 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     info = json.loads((tmp_path / "out" / "connectivity.ipynb").read_text())["metadata"]["toroid"]
     assert info["parameters"]["width"] == 0.05
     assert (parameters.root() / "book" / "connectivity.ipynb").read_bytes() == before
+
+
+def test_a_reference_run_that_is_given_again_writes_to_the_same_folder(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(notebooks, "run", lambda name, values, path: written.append(path) or path)
+    monkeypatch.setattr(references, "keep", lambda notebook, title: tmp_path)
+    for words in (["--reference"], ["--reference"], []):
+        assert invoke("run", "bend", "--preset", "mnist", *words).exit_code == 0
+    assert written[0] == written[1] == parameters.root() / "runs" / "bend-mnist" / "bend.ipynb"
+    assert written[2] != written[0]
 
 
 def test_folders_are_the_callers(tmp_path, monkeypatch):

@@ -73,11 +73,8 @@ def run(
     """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
     with _friendly():
         values = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
-        folder = (
-            output
-            or parameters.root() / "runs" / f"{name}-{title}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
-        folder = folder.resolve()
+        when = "" if reference else f"-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = (output or parameters.root() / "runs" / f"{name}-{title}{when}").resolve()
         values.setdefault("results", str(folder))
         values = _from_here(values)
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
