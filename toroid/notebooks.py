@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,9 @@ class Parts:
 
     def remove(self) -> None:
         """Delete what was finished, at the end of the run."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # nothing was kept, or another run's parts are still there
+            self.folder.parent.rmdir()
 
 
 def _smaller(image: str) -> str:
