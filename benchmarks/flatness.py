@@ -36,15 +36,20 @@ def noise(state, names, draw):
 
 
 def plain(model, state, names, data, draws):
-    """What one writes first: the mean error of the moved networks."""
-    model, wrong = copy.deepcopy(model).eval(), 0
+    """What one writes first: how much larger the mean error of the moved networks is."""
+    model = copy.deepcopy(model).eval()
+
+    def wrong():
+        batches = zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True)
+        return sum(int((model(x).argmax(1) != y).sum()) for x, y in batches)
+
     with torch.no_grad():
+        start, moved = wrong(), 0
         for draw in range(draws):
-            for name, moved in noise(state, names, draw).items():
-                model.get_parameter(name).copy_(moved)
-            for x, y in zip(data.images.split(BATCH), data.labels.split(BATCH), strict=True):
-                wrong += int((model(x).argmax(1) != y).sum())
-    return wrong / draws / len(data)
+            for name, weight in noise(state, names, draw).items():
+                model.get_parameter(name).copy_(weight)
+            moved += wrong()
+    return (moved / draws - start) / len(data)
 
 
 def at_once(model, state, names, data, draws):

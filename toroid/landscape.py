@@ -70,6 +70,8 @@ class Evaluator:
 
     def __init__(self, model: nn.Module, how: Evaluation) -> None:
         self.network, self.how = structure(model), how
+        convolves = any(isinstance(m, nn.Conv2d) for m in self.network.modules())
+        self.channels_last = how.channels_last and convolves
         self.norms = {
             k: m
             for k, m in self.network.named_modules()
@@ -94,7 +96,7 @@ class Evaluator:
         return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
 
     def _place(self, tensor: Tensor) -> Tensor:
-        if not self.how.channels_last or tensor.dim() != 4:
+        if not self.channels_last or tensor.dim() != 4:
             return tensor
         return tensor.contiguous(memory_format=torch.channels_last)
 
