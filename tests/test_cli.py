@@ -63,14 +63,23 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     assert (parameters.root() / "book" / "connectivity.ipynb").read_bytes() == before
 
 
-def test_a_reference_run_that_is_given_again_writes_to_the_same_folder(tmp_path, monkeypatch):
-    written = []
+def test_a_reference_run_that_is_given_again_goes_on_in_its_folder(tmp_path, monkeypatch):
+    here, written = parameters.root(), []
+    for part in ("book/bend.ipynb", "book/params/bend.mnist.yaml", "_toc.yml"):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_bytes((here / part).read_bytes())
+    folder = tmp_path / "runs" / "bend-mnist"
+    (folder / "parts").mkdir(parents=True)
+    for part in ("older.csv", "parts/done.csv"):
+        (folder / part).touch()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "run", lambda name, values, path: written.append(path) or path)
     monkeypatch.setattr(references, "keep", lambda notebook, title: tmp_path)
     for words in (["--reference"], ["--reference"], []):
         assert invoke("run", "bend", "--preset", "mnist", *words).exit_code == 0
-    assert written[0] == written[1] == parameters.root() / "runs" / "bend-mnist" / "bend.ipynb"
-    assert written[2] != written[0]
+    assert written[0] == written[1] == folder / "bend.ipynb" != written[2]
+    assert (folder / "parts" / "done.csv").exists()
+    assert not (folder / "older.csv").exists()  # a table of a run before this one
 
 
 def test_folders_are_the_callers(tmp_path, monkeypatch):

@@ -31,7 +31,11 @@ def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
     page = (parameters.root() / "book" / "minimizers.ipynb").read_bytes()
     (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)
     monkeypatch.chdir(tmp_path)
+    older = tmp_path / "book" / "reference" / "minimizers.mine" / "older.csv"
+    older.parent.mkdir(parents=True)
+    older.touch()
     folder = references.keep(run, "mine")
+    assert not older.exists()
     kept = json.loads((folder / "provenance.json").read_text())
     assert (folder / "minimizers.csv").read_text() == "a\n1\n"
     assert kept["parameters"] == {"width": 0.5}  # no folder of the machine that ran it

@@ -75,6 +75,9 @@ def run(
         values = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
         when = "" if reference else f"-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = (output or parameters.root() / "runs" / f"{name}-{title}{when}").resolve()
+        if output is None:  # a folder of ours: what an older run left there is not of this one
+            for path in folder.glob("*.csv"):
+                path.unlink()
         values.setdefault("results", str(folder))
         values = _from_here(values)
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())

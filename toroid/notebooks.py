@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -26,21 +27,12 @@ from .minimizers import Minimizer, grid
 from .parameters import ParameterError, declared, path_of, read, root, source, validate
 from .training import Checkpoint
 
+__all__ = [
+    "Parts", "described", "figures", "fresh", "glue", "pairs", "run", "run_info", "stamp", "title",
+]  # fmt: skip
+
 #: Parameters that change where a run reads and writes and how fast it is, not what it finds.
 PLACES = ("results", "store", "n_jobs")
-
-__all__ = [
-    "Parts",
-    "described",
-    "figures",
-    "fresh",
-    "glue",
-    "pairs",
-    "run",
-    "run_info",
-    "stamp",
-    "title",
-]
 
 
 def stamp(name: str) -> str:
@@ -208,7 +200,7 @@ class Parts:
         path = self.folder / f"{key}.csv"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
+            part = path.with_suffix(f".{platform.node()}-{os.getpid()}.part")
             compute().to_csv(part, index=False)
             part.replace(path)
         return pd.read_csv(path, float_precision="round_trip")

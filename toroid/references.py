@@ -19,6 +19,8 @@ __all__ = ["Kept", "keep", "kept", "reference", "titles"]
 def keep(notebook: Path, title: str) -> Path:
     """Keep the numbers of a run, and where they come from, in ``book/reference/``.
 
+    A run that was kept under this name before is replaced.
+
     Args:
         notebook: A notebook that was run, with its CSV files beside it.
         title: Name of its preset.
@@ -28,6 +30,8 @@ def keep(notebook: Path, title: str) -> Path:
     """
     folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.csv"):  # the page may write other tables now
+        path.unlink()
     for path in notebook.parent.glob("*.csv"):
         shutil.copyfile(path, folder / path.name)
     info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
