@@ -20,7 +20,7 @@ from .landscape import Curve
 
 __all__ = [
     "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "barriers", "c1", "c2", "c3", "c4",
-    "c5", "c6", "c7", "c8", "c9", "correlation",
+    "c5", "c6", "c7", "c8", "c9", "correlation", "orders",
 ]  # fmt: skip
 
 #: Pairs within an algorithm, from the flattest minima to the sharpest.
@@ -132,6 +132,35 @@ def barrier_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
     return table.reindex(order, columns=paths.unique()).rename_axis(columns=f"{split} error")
 
 
+def orders(barriers: pd.DataFrame) -> pd.DataFrame:
+    """On which paths barriers tell flat minima from sharp ones: each symmetry's part in C2.
+
+    Args:
+        barriers: As `c2`.
+
+    Returns:
+        A row for each kind of path, a column for each alignment: ``"yes"`` where the mean training
+        barriers of RSGD, SGD and ADV pairs ascend and those of RSGD and ADV pairs do not overlap.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [{"kind": k, **AFTER, "barrier": b} for k, b in zip(WITHIN, (1, 2, 3))]
+        >>> orders(pd.DataFrame(rows)).loc["normalised, geodesic", "aligned"]
+        'yes'
+    """
+    found = []
+    for treatment in (
+        barriers[["weights", "path", "alignment"]].drop_duplicates().to_dict("records")
+    ):
+        heights = [_barriers(barriers, {**treatment, "split": "train"}, kind) for kind in WITHIN]
+        path = f"{treatment['weights']}, {treatment['path']}"
+        tells = all(map(len, heights)) and _ascend(heights)
+        found.append({**treatment, "path": path, "tells": "yes" if tells else "no"})
+    table = pd.DataFrame(found)
+    wide = table.pivot(index="path", columns="alignment", values="tells")
+    return wide.loc[table["path"].unique(), table["alignment"].unique()]
+
+
 def c1(classifiers: pd.DataFrame) -> Verdict:
     """Rescaling and permutation can be removed without changing the classifier.
 
@@ -183,14 +212,16 @@ def c2(barriers: pd.DataFrame) -> Verdict:
     after, before = ([_barriers(barriers, t, kind) for kind in WITHIN] for t in (AFTER, BEFORE))
     if any(len(values) == 0 for values in (*after, *before)):
         return Verdict("not decided", f"This run has not all of {', '.join(WITHIN)}.")
-
+    told = orders(barriers).stack()
+    paths = "; ".join(f"{path}, {alignment}" for path, alignment in told[told == "yes"].index)
     listed = [
         ", ".join(f"{kind} {_range(v)}" for kind, v in zip(WITHIN, values, strict=True))
         for values in (after, before)
     ]
     evidence = (
         f"Barriers of the training error, aligned and on the geodesic, in percentage points: "
-        f"{listed[0]}; as found and on the raw straight line: {listed[1]}."
+        f"{listed[0]}; as found and on the raw straight line: {listed[1]}. Paths whose "
+        f"barriers tell flat minima from sharp ones: {paths or 'none'}."
     )
     if not _ascend(after):
         return Verdict("not reproduced", evidence)
@@ -203,6 +234,10 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
 
 
 def correlation(x: pd.Series, y: pd.Series, *, resamples: int = 1000) -> dict[str, Estimate]:
@@ -267,11 +302,13 @@ def c3(table: pd.DataFrame) -> Verdict:
         tau = correlation(part["local energy"], part["test_error"])["tau"]
         ordered.append(means.is_monotonic_increasing and 10 * below >= 9 * len(pairs) > 0)
         predicted.append(tau.low > 0)
+        rest = part[part["algorithm"] != ALGORITHMS[-1]]  # not only that of groups far apart
+        near = correlation(rest["local energy"], rest["test_error"])["tau"]
         listed = ", ".join(f"{100 * mean:.2f}" for mean in means)
         sentences.append(
             f"{arch}: mean local energies of RSGD, SGD and ADV {listed} percentage points; RSGD "
-            f"below ADV in {below} of {len(pairs)} pairs; τ = {tau.value:.2f} ({tau.low:.2f} to "
-            f"{tau.high:.2f}) over {len(part)} minimizers."
+            f"below ADV in {below} of {len(pairs)} pairs; τ = {_interval(tau)} over {len(part)} "
+            f"minimizers, {_interval(near)} without ADV."
         )
     holds = all(ordered) + all(predicted)
     words = ("not reproduced", "partly reproduced", "reproduced")
@@ -400,11 +437,16 @@ def c7(barriers: pd.DataFrame, energies: pd.DataFrame) -> Verdict:
     evidence = (
         f"Barriers of the training error on Hamming paths in random order, in percentage points: "
         f"{listed}. Alignment lowers {sum(lowered)} of {len(lowered)} means. Mean local energies "
-        f"of RSGD, SGD and ADV: {energy}."
+        f"of RSGD, SGD and ADV: {energy} percentage points."
     )
     holds = int(_ascend(after)) + int(all(lowered)) + int(flat.is_monotonic_increasing)
     words = ("not reproduced", "not reproduced", "partly reproduced", "reproduced")
     return Verdict(words[holds], evidence)
+
+
+def _number(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def c8(temperatures: pd.DataFrame) -> Verdict:
@@ -412,7 +454,7 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
 
     The test: the errors of a network and of its normal form differ by less than a tenth of a
     percentage point, and the loss of the normal form, with its outputs multiplied by one number, is
-    that of the network within a thousandth; in every minimizer.
+    that of the network to a thousandth of itself; in every minimizer.
 
     Args:
         temperatures: Columns ``error, loss``, each ``raw`` and ``normalised``, and ``loss,
@@ -427,12 +469,12 @@ def c8(temperatures: pd.DataFrame) -> Verdict:
     gaps = (temperatures["error, raw"] - temperatures["error, normalised"]).abs()
     left = (temperatures["loss, raw"] - temperatures["loss, restored"]).abs()
     ratio = temperatures["loss, normalised"] / temperatures["loss, raw"]
-    good = (gaps < 1e-3) & (left < 1e-3 * temperatures["loss, raw"].clip(lower=1))
+    good = (gaps < 1e-3) & (left <= 1e-3 * temperatures["loss, raw"])
     evidence = (
         f"Over {len(temperatures)} minimizers the errors differ by {100 * gaps.max():.2g} "
-        f"percentage points at most; the losses by a factor of {ratio.min():.2g} to "
-        f"{ratio.max():.2g}, and by {left.max():.1g} at most once the outputs are multiplied by a "
-        f"number for each network."
+        f"percentage points at most. Normalisation multiplies the losses by {_number(ratio.min())} "
+        f"to {_number(ratio.max())}; once the outputs are multiplied by the temperature, a number "
+        f"for each network, the losses differ by {left.max():.1g} at most."
     )
     return Verdict("reproduced" if good.all() else "not reproduced", evidence)
 
@@ -441,9 +483,9 @@ def c9(points: pd.DataFrame, predictions: pd.DataFrame) -> Verdict:
     """What is measured agrees with what is known analytically of simple shallow models.
 
     The test: every point of the curves that are exact at finite size is within 4 standard errors of
-    its formula (a normal number is not once in 16,000), and every prediction holds by its own bound
-    (`toroid.predictions`). Partly reproduced: every point is, and more than half of the predictions
-    hold.
+    its formula (a normal number is not once in 16,000), and every prediction holds by the bound
+    that stands beside it on the page. Partly reproduced: every point is, and more than half of the
+    predictions hold.
 
     Args:
         points: Columns ``curve, measured, exact, standard_error``, one row for each point.

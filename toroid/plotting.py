@@ -417,7 +417,7 @@ def energies(curves: pd.DataFrame, noise: str = "noise (radians)") -> Figure:
 
 
 def flatness(table: pd.DataFrame) -> Figure:
-    """Test error against local energy: colours for algorithms, shapes for architectures.
+    """Test error against local energy: a mark for an algorithm, hollow for a second architecture.
 
     Args:
         table: Columns ``arch, algorithm, local energy, test_error``.
@@ -426,12 +426,13 @@ def flatness(table: pd.DataFrame) -> Figure:
         A figure with one mark for each minimizer.
     """
     figure, ax = plt.subplots(figsize=(6.5, 4))
-    shapes = dict(zip(table["arch"].unique(), "osD^v", strict=False))
+    fills = dict(zip(table["arch"].unique(), ("full", "none", "left", "right"), strict=False))
     for (arch, algorithm), part in table.groupby(["arch", "algorithm"], sort=False):
-        label = SHORT[algorithm] + (f", {arch}" if len(shapes) > 1 else "")
+        label = SHORT[algorithm] + (f", {arch}" if len(fills) > 1 else "")
+        color, _, mark = ALGORITHMS[algorithm]
         ax.plot(
-            100 * part["local energy"], 100 * part["test_error"], shapes[arch], ms=6, alpha=0.8,
-            color=ALGORITHMS[algorithm][0], label=label,
+            100 * part["local energy"], 100 * part["test_error"], mark, ms=6, alpha=0.8,
+            fillstyle=fills[arch], color=color, label=label,
         )  # fmt: skip
     ax.set_xscale("symlog", linthresh=1, linscale=0.3)  # an energy can be 0
     ax.set_xticks([t for t in (0, 1, 2, 5, 10, 20, 50) if t <= ax.get_xlim()[1]])
@@ -441,12 +442,14 @@ def flatness(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def bends(curves: pd.DataFrame) -> Figure:
+def bends(curves: pd.DataFrame, bound: float = 1e-3) -> Figure:
     """Error along segments and chains: rows are kinds of pairs, columns treatments.
 
     Args:
         curves: Columns ``kind, pair, weights, alignment, path, t, error``; of one split. The path
             is a ``"segment"``, a ``"chain"``, or another.
+        bound: The error that a chain is to stay under: a dotted line, below which the axis is
+            linear.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
@@ -466,6 +469,11 @@ def bends(curves: pd.DataFrame) -> Figure:
                 table = part.pivot(index="pair", columns="t", values="error")
                 band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=name)
         row[0].set_ylabel(f"{kind}\nerror (%)")
+    for ax in axes.flat:
+        ax.axhline(100 * bound, color="black", linestyle=":", linewidth=0.8)
+    axes[0, 0].set_yscale("symlog", linthresh=100 * bound, linscale=0.5)  # shared by all
+    axes[0, 0].set_ylim(0, 100)
+    axes[0, 0].yaxis.set_major_formatter("{x:g}")
     for ax, treatment in zip(axes[0], treatments, strict=True):
         ax.set_title(",\n".join(treatment))
     for ax in axes[-1]:

@@ -47,18 +47,23 @@ class Kept(NamedTuple):
     """A table of a kept run.
 
     Attributes:
-        label: Data set, network, number of training images; of a page without them, the preset.
+        label: Data set, network and its width, number of training images; of a page without them,
+            the preset.
         table: The numbers.
-        made: On which device and in how many minutes.
+        made: On which device and how long it took, without the networks that were trained before.
+        values: All its parameters.
     """
 
     label: str
     table: pd.DataFrame
     made: str
+    values: dict[str, Any]
 
 
 def kept(name: str, table: str) -> list[Kept]:
-    """A table of every kept run of a notebook that has it, the largest data set last.
+    """A table of every kept run of a notebook that has it, the largest last.
+
+    The order is that of the data sets in `toroid.data`, then of the training images, then of width.
 
     Args:
         name: Notebook.
@@ -72,10 +77,9 @@ def kept(name: str, table: str) -> list[Kept]:
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
         label = _label(values) or title
-        minutes = max(1, round(info["seconds"] / 60))
-        made = f"{label}: {info['device']}, {minutes} min"
-        found.append((_size(values), Kept(label, numbers, made)))
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+        made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
+        found.append(Kept(label, numbers, made, values))
+    return sorted(found, key=lambda run: _size(run.values))
 
 
 def titles(name: str) -> list[str]:
@@ -88,17 +92,28 @@ def titles(name: str) -> list[str]:
     return [title for title in presets(name) if f"{name}.{title}" in folders]
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _widths(values: Mapping[str, Any]) -> list[float]:
+    return values.get("widths") or [values.get("width", 1.0)]
+
+
 def _label(values: Mapping[str, Any]) -> str:
-    """What a run was about: data set, network, number of training images, as far as it has them."""
+    """What a run was about, as far as it has a data set, networks, a number of images."""
     archs = [values["arch"]] if "arch" in values else values.get("archs", [])
+    widths = " and ".join(f"{width:g}" for width in _widths(values))
+    width = [f"width {widths}"] if archs and widths != "1" else []
     images = [f"{values['subset'] or 'all'} images"] if "subset" in values else []
-    return ", ".join([*([values["dataset"]] if "dataset" in values else []), *archs, *images])
+    name = [values["dataset"]] if "dataset" in values else []
+    return ", ".join([*name, *archs, *width, *images])
 
 
-def _size(values: Mapping[str, Any]) -> tuple[int, int]:
-    """Orders runs: data sets as `toroid.data` lists them, then the number of training images."""
+def _size(values: Mapping[str, Any]) -> tuple[int, int, float]:
+    """The place of a data set among those of `toroid.data`, training images, width."""
     order = [*data.DATASETS, values.get("dataset")]
-    return order.index(values.get("dataset")), values.get("subset") or 10**9
+    return order.index(values.get("dataset")), values.get("subset") or 10**9, max(_widths(values))
 
 
 def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
