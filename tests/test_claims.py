@@ -67,6 +67,22 @@ def test_c2_asks_for_the_order_after_and_not_before(after, before, word):
     assert f"{100 * np.mean(after[0]):.2f}" in verdict.evidence
 
 
+def test_each_kind_of_path_is_asked_whether_its_barriers_tell(barriers):
+    found = claims.orders(barriers)
+    assert [*found.columns] == ["as found", "aligned"]
+    assert [*found.index] == [", ".join(path) for path in PATHS]
+    for (weights, path), alignment in itertools.product(PATHS, found.columns):
+        same = barriers.query(
+            "weights == @weights and path == @path and alignment == @alignment and split == 'train'"
+        )
+        flat, middle, sharp = (same[same["kind"] == kind]["barrier"] for kind in claims.WITHIN)
+        ascend = flat.mean() < middle.mean() < sharp.mean() and flat.max() < sharp.min()
+        assert found.loc[f"{weights}, {path}", alignment] == ("yes" if ascend else "no")
+    told = claims.orders(within((LOW, MIDDLE, HIGH), (HIGH, LOW, MIDDLE)))
+    assert told.loc["normalised, geodesic", "aligned"] == "yes"
+    assert told.loc["raw, straight", "as found"] == "no"
+
+
 def test_c5_asks_for_every_pair_of_the_flattest():
     assert claims.c5(within((LOW, LOW, LOW), (HIGH, HIGH, HIGH))).word == "reproduced"
     assert claims.c5(within(((0.001, 0.011), LOW, LOW), ((0.2, 0.2), HIGH, HIGH))).word == (
@@ -133,8 +149,10 @@ def test_c8_asks_for_the_same_error_and_the_loss_restored():
     assert claims.c8(pd.DataFrame([row, row])).word == "reproduced"
     for column, value in (("error, normalised", 0.022), ("loss, restored", 0.202)):
         assert claims.c8(pd.DataFrame([row, {**row, column: value}])).word == "not reproduced"
-    large = {**row, "loss, raw": 20.0, "loss, restored": 20.01}
-    assert claims.c8(pd.DataFrame([large])).word == "reproduced"
+    for size in (1e-4, 1.0, 100.0):  # a thousandth of the loss, whatever its size
+        for off, word in ((1.0005, "reproduced"), (1.002, "not reproduced")):
+            scaled = {**row, "loss, raw": size, "loss, restored": size * off}
+            assert claims.c8(pd.DataFrame([scaled])).word == word
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)

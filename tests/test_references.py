@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from toroid import data, parameters, references
 
 
@@ -15,9 +16,39 @@ def test_kept_runs_are_labelled_by_what_they_ran():
         assert run.label.startswith(f"{info['parameters']['dataset']}, ")
         assert f"{info['parameters']['subset']} images" in run.label
         assert info["device"] in run.made
+        width = info["parameters"].get("width", 1.0)
+        assert (f"width {width:g}" in run.label) == (width != 1)
+        assert run.values["width"] == width
     order = [data.DATASETS.index(run.label.split(",")[0]) for run in found]
     assert order == sorted(order)
     assert references.kept("minimizers", "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "label"),
+    [
+        ({"dataset": "mnist", "arch": "mlp", "width": 1.0, "subset": 0}, "mnist, mlp, all images"),
+        (
+            {"dataset": "cifar10", "archs": ["mlp", "lenet"], "widths": [0.5, 1.0], "subset": 9},
+            "cifar10, mlp, lenet, width 0.5 and 1, 9 images",
+        ),
+        ({"patterns": 3}, ""),
+    ],
+)
+def test_a_label_says_what_is_not_usual(values, label):
+    assert references._label(values) == label
+
+
+def test_the_larger_of_two_runs_has_the_wider_network():
+    run = {"dataset": "cifar10", "subset": 2000}
+    sizes = [references._size({**run, "width": width}) for width in (0.25, 0.5, 1.0)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] < references._size({"dataset": "cifar10", "subset": 0, "width": 0.25})
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(8.2, "8 s"), (119, "119 s"), (200, "3 min")])
+def test_a_duration_is_in_the_unit_that_shows_it(seconds, words):
+    assert references._duration(seconds) == words
 
 
 def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
