@@ -477,7 +477,7 @@ def bends(curves: pd.DataFrame, bound: float = 1e-3) -> Figure:
     for ax, treatment in zip(axes[0], treatments, strict=True):
         ax.set_title(",\n".join(treatment))
     for ax in axes[-1]:
-        ax.set_xlabel("t")
+        ax.set(xlabel="t", xticks=(0, 0.5, 1))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
