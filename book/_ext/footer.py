@@ -1,0 +1,58 @@
+"""Under each page that is a notebook: its run, whether it is fresh, and the tables it draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from toroid import notebooks, parameters, references
+
+
+def append(app: Sphinx, tree: nodes.document) -> None:
+    """Add the footer; a page that is not a notebook has none."""
+    name = Path(app.env.docname).name
+    if name in parameters.names() and app.env.docname.startswith("book/"):
+        if not notebooks.fresh(name):
+            stale = "This page is stale: its code, the library or its kept runs have changed since."
+            tree.insert(0, nodes.warning("", nodes.paragraph(text=stale)))
+        tree.append(nodes.container("", _run(name), *_tables(name), classes=["run-info"]))
+
+
+def _run(name: str) -> nodes.paragraph:
+    info: dict[str, Any] = notebooks.run_info(name)
+    text = (
+        f"This page was run in {info['seconds']:.0f} s on {info['device']}, Python "
+        f"{info['python']}, torch {info['torch']}; code and library {info['stamp'][:12]}. Again: "
+    )
+    command = nodes.literal(text=f"toroid run {name}")
+    return nodes.paragraph("", text, command, nodes.Text("."))
+
+
+def _tables(name: str) -> list[nodes.paragraph]:
+    """A line for each kept run: its command, how long it took, its tables."""
+    return [_kept(name, title) for title in references.titles(name)]
+
+
+def _kept(name: str, title: str) -> nodes.paragraph:
+    folder = parameters.root() / "book" / "reference" / f"{name}.{title}"
+    info = json.loads((folder / "provenance.json").read_text())
+    line = nodes.paragraph("", nodes.literal(text=f"toroid run {name} --preset {title}"))
+    line += nodes.Text(f" took {info['seconds']:.0f} s on {info['device']}:")
+    for path in [*sorted(folder.glob("*.csv")), folder / "provenance.json"]:
+        line += [nodes.Text(" "), _download(path, folder.parent)]
+    return line
+
+
+def _download(path: Path, places: Path) -> addnodes.download_reference:
+    target = f"/book/reference/{path.relative_to(places).as_posix()}"
+    return addnodes.download_reference("", path.name, reftarget=target, refdoc="")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Before Sphinx collects the files that a page offers."""
+    app.connect("doctree-read", append, priority=100)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
