@@ -149,6 +149,18 @@ def test_batchnorm_and_a_checkpoint(digits, tmp_path, monkeypatch):
     assert np.isfinite(curve.loss).all()
 
 
+@pytest.mark.parametrize("on_torus", [False, True])
+def test_a_bend_is_in_the_precision_of_the_states(digits, minimizers, on_torus):
+    _, _, symmetry, states, normal = minimizers
+    model = toroid.mlp(digits.shape, hidden=(32, 16))  # single precision, as the images
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    a, b = normal if on_torus else states
+    given = symmetry if on_torus else None
+    chain = bend(a, b, model, digits, generator=generator(), symmetry=given, epochs=1)
+    assert {v.dtype for v in chain.path(0.5).values()} == {torch.float64}
+    assert gap(before, model.state_dict()) == 0
+
+
 def test_bad_input_says_what_is_wrong(minimizers):
     model, data, symmetry, (a, b), _ = minimizers
     with pytest.raises(ValueError, match="not on the torus"):

@@ -398,6 +398,9 @@ def test_a_third_network_lowers_the_path():
     bent = toroid.along(chain.path, model, train, points=17)
     assert bent.error.max() < 0.5 * straight.error.max()
     assert toroid.evaluate(corner, model, train).error < 0.02
+    a64, b64 = ({k: v.double() for k, v in end.items()} for end in (a, b))
+    exact = binary.bend(a64, b64, model, train, epochs=1, generator=torch.Generator())
+    assert exact.path(0.5)["1.weight"].dtype == torch.float64
     with pytest.raises(ValueError, match=r"toroid\.binary.signs makes"):
         binary.bend(model.state_dict(), b, model, train, epochs=1, generator=torch.Generator())
 

@@ -320,6 +320,64 @@ def test_a_training_that_was_cut_off_goes_on_with_the_same_bits(
     assert list(checkpoint.path.parent.iterdir()) == []
 
 
+def test_a_checkpoint_removes_its_own_files_only(tmp_path):
+    others = ["run.csv", "run.json", "run.txt.part", "run[1].safetensors", "run1.safetensors"]
+    mine = ["run.safetensors", "run.true.safetensors", "run.host.org-123.part"]
+    for name in (*others, *mine):
+        (tmp_path / name).touch()
+    training.Checkpoint(tmp_path / "run.safetensors").remove()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+    training.Checkpoint(tmp_path / "run[1].safetensors").remove()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({*others} - {"run[1].safetensors"})
+    training.Checkpoint(tmp_path / "run").remove()  # a name without an ending
+    assert (tmp_path / "run.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "message"),
+    [
+        ("sgd", {"epochs": 3}, "epochs 2, now 3"),
+        ("sgd", {"lr": 0.2}, r"lr 0\.02, now 0\.2"),
+        ("sam", {"rho": 0.2}, r"rho 0\.05, now 0\.2"),
+        ("adversarial", {"confusion_lr": 0.2}, r"confusion_lr 0\.1, now 0\.2"),
+        ("replicated_sgd", {"replicas": 4}, r"state\.1\.bias \[3, 8\], now \[4, 8\]"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(digits, tmp_path, algorithm, change, message):
+    model, file = toroid.mlp(digits.shape, hidden=(8,)), tmp_path / "run.safetensors"
+    rule = {"epochs": 2, "batch_size": 50, "lr": 0.02}
+    rule |= {"confusion_epochs": 2} if algorithm == "adversarial" else {}
+    options = {"generator": generator(), "checkpoint": training.Checkpoint(file)}
+    train = getattr(training, algorithm)
+    train(model, digits, **rule, **options)
+    with pytest.raises(ValueError, match=rf"was saved by another run: .*{message}.* remove that"):
+        train(model, digits, **{**rule, **change}, **options)
+    with pytest.raises(ValueError, match="images 200, now 100"):
+        train(model, digits.take(100), **rule, **options)
+    for hidden in ((8, 8), (9,), ()):
+        with pytest.raises(ValueError, match=r"saved by another run: state\.\d\.bias"):
+            train(toroid.mlp(digits.shape, hidden=hidden), digits, **rule, **options)
+
+
+def test_a_checkpoint_of_before_settings_were_kept_goes_on(digits, tmp_path):
+    model, checkpoint = toroid.mlp(digits.shape, hidden=(8,)), training.Checkpoint(tmp_path / "a.b")
+    options = {"epochs": 2, "batch_size": 50, "checkpoint": checkpoint}
+    trained = training.sgd(model, digits, generator=generator(), **options)
+    tensors, record = checkpoint.load(torch.device("cpu"))
+    del record["run"]
+    checkpoint.save(tensors, record)
+    again = training.sgd(model, digits, generator=generator(), **options)
+    assert gap(trained.state, again.state) == 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_training_is_in_the_precision_of_the_weights(digits, algorithm):
+    model = toroid.mlp(digits.shape, hidden=(8,)).double()
+    rule = {"epochs": 1, "batch_size": 50, **ALGORITHMS[algorithm]}
+    found = getattr(training, algorithm)(model, digits, generator=generator(), **rule)
+    assert found.state["1.weight"].dtype == torch.float64
+
+
 def test_a_checkpoint_that_cannot_be_read_is_begun_again(digits, tmp_path):
     model = toroid.mlp(digits.shape, hidden=(8,))
     checkpoint = training.Checkpoint(tmp_path / "run.safetensors")
@@ -345,6 +403,23 @@ def test_what_did_not_work_is_said(digits):
         training.swa(model, digits, epochs=1, start=1.0, generator=generator())
     with pytest.raises(ValueError, match="inner is 0"):
         training.entropy_sgd(model, digits, epochs=1, inner=0, generator=generator())
+
+
+class Bare(torch.nn.Module):
+    """A weight in no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(10, 64))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T
+
+
+def test_weights_that_cannot_be_drawn_afresh_are_named(digits):
+    for model, name in ((Bare(), "the model itself"), (torch.nn.Sequential(Bare()), "'0'")):
+        with pytest.raises(ValueError, match=rf"^{name} \(Bare\) has weights and no reset_.* give"):
+            training.replicated_sgd(model, digits, epochs=1, generator=generator())
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_another(digits):
@@ -415,7 +490,25 @@ def test_bad_input_says_what_is_wrong(digits):
         training.sgd(model, digits, epochs=1, precision="half", generator=generator())
     with pytest.raises(ValueError, match="batch_size is 0; it must be positive"):
         training.sgd(model, digits, epochs=1, batch_size=0, generator=generator())
-    with pytest.raises(ValueError, match="epochs is -1"):
-        training.sgd(model, digits, epochs=-1, generator=generator())
+    for name, value, what in (
+        ("epochs", -1, "0 or more"),
+        ("epochs", 1.5, "an integer"),
+        ("batch_size", "8", "an integer"),
+        ("lr", 0, "positive"),
+        ("lr", float("nan"), "positive"),
+        ("momentum", 1.0, r"in \[0, 1\)"),
+        ("momentum", -0.1, r"in \[0, 1\)"),
+        ("weight_decay", -1e-3, "0 or positive"),
+    ):
+        for train in (training.sgd, training.entropy_sgd):
+            with pytest.raises(ValueError, match=f"{name} is {value!r}; it must be {what}"):
+                train(model, digits, **{"epochs": 1, name: value}, generator=generator())
+    with pytest.raises(TypeError, match="no setting learning_rate; there are epochs, batch_size"):
+        training.sam(model, digits, epochs=1, learning_rate=0.1, generator=generator())
+    with pytest.raises(TypeError, match="the setting epochs is missing"):
+        training.sgd(model, digits, generator=generator())
+    flat = Dataset(digits.images.flatten(1), digits.labels, 10)
+    with pytest.raises(ValueError, match=r"augment shifts .* shape \(200, 64\): .*augment=False"):
+        training.sgd(toroid.mlp((64,)), flat, epochs=1, augment=True, generator=generator())
     with pytest.raises(FloatingPointError, match=r"epoch .* smaller lr than 1000000"):
         training.sgd(model, digits, epochs=20, lr=1e6, generator=generator())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
+import operator
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,17 @@ SCHEDULES = {
 }
 
 
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """An integer of any library as one of Python's; `least` is 0 or 1."""
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it must be an integer") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} is {number}; it must be {'positive' if least else '0 or more'}")
+    return number
+
+
 @dataclass(frozen=True)
 class Settings:
     """What every algorithm takes, by name; the result depends on all of it.
@@ -41,16 +54,17 @@ class Settings:
     schedule, which is theirs with ``"steps"``.
 
     Args:
-        epochs: Passes over the data; 0 returns the start.
+        epochs: Passes over the data, an integer; 0 returns the start.
         batch_size: Images in a step, at most all of them; an epoch leaves out the remainder
             (another one each time).
-        lr: Learning rate at the start.
+        lr: Learning rate at the start, positive.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum (ignored without momentum).
-        weight_decay: Times the weights, added to the gradient.
+        weight_decay: Times the weights, added to the gradient; not negative.
         schedule: ``"cosine"`` to 0, ``"steps"`` (divided by 5 at 1/2 and 3/4 of the epochs),
             ``"constant"``.
-        augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right.
+        augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right;
+            takes images (N, channels, height, width).
         precision: ``"float32"``: that of the weights; ``"bfloat16"``: layers compute in it (by
             autocast, convolutions channels last), weights and updates stay as they are.
 
@@ -71,10 +85,30 @@ class Settings:
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_choice("precision", self.precision, tuple(PRECISIONS))
-        if self.epochs < 0:
-            raise ValueError(f"epochs is {self.epochs}; it must not be negative")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
+        for name, least in (("epochs", 0), ("batch_size", 1)):
+            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+        for name, valid, what in (
+            ("lr", 0 < self.lr < math.inf, "positive"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or positive"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+
+    @classmethod
+    def of(cls, **settings: Any) -> Settings:
+        """Those of a caller's keyword arguments.
+
+        Raises:
+            TypeError: If there is no such setting, or ``epochs`` is missing; names the valid ones.
+            ValueError: As `Settings`.
+        """
+        valid = [f.name for f in fields(cls)]
+        if unknown := [name for name in settings if name not in valid]:
+            raise TypeError(f"no setting {', '.join(unknown)}; there are {', '.join(valid)}")
+        if "epochs" not in settings:
+            raise TypeError("the setting epochs is missing: how many passes over the data")
+        return cls(**settings)
 
     def optimizer(self, weights: Sequence[Tensor]) -> torch.optim.SGD:
         """Steps down a gradient."""
@@ -88,7 +122,7 @@ class Checkpoint:
     """A file that a training is cut off and goes on from, with the same final bits.
 
     It holds all that changes from epoch to epoch, is replaced as a whole after each, and is not a
-    pickle.
+    pickle. A training with other settings or shapes does not go on from it: that is a ValueError.
 
     Args:
         path: A safetensors file; it need not exist.
@@ -113,19 +147,26 @@ class Checkpoint:
 
     def part(self, name: str) -> Checkpoint:
         """That of one part of a training."""
-        return Checkpoint(self.path.with_suffix(f".{name}{self.path.suffix}"))
+        return Checkpoint(self.path.with_suffix(f".{name}{self._ending}"))
+
+    @property
+    def _ending(self) -> str:
+        return self.path.suffix or ".safetensors"
 
     def remove(self) -> None:
-        """Delete the file, and those of parts."""
-        for path in self.path.parent.glob(f"{self.path.stem}.*"):
-            path.unlink(missing_ok=True)
+        """Delete the file, those of parts, and what was only half written; nothing else."""
+        stem = glob.escape(self.path.stem)
+        for pattern in (f"{stem}.*{glob.escape(self._ending)}", f"{stem}.*-[0-9]*.part"):
+            for path in self.path.parent.glob(pattern):
+                path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def save(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Replace what is there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(f".{platform.node()}-{os.getpid()}.part")
         flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(flat, part, {"record": json.dumps(record)})
+        save_file(flat, part, {"record": json.dumps(record, default=float)})
         part.replace(self.path)
 
     def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -207,8 +248,9 @@ def losses(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class Loop:
     """Epochs over the data, each network in its own order.
 
-    What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), and a
-    `memory` of what it changes in place from epoch to epoch.
+    What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), a
+    `memory` of what it changes in place from epoch to epoch, and its `own` settings, as JSON can
+    hold them: with the shared ones they say whether a checkpoint is of the same run.
     """
 
     networks: Networks
@@ -218,9 +260,18 @@ class Loop:
     progress: bool = False
     checkpoint: Checkpoint | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.optimizer = self.settings.optimizer(list(self.networks.weights.values()))
+        weights = list(self.networks.weights.values())
+        self.optimizer = self.settings.optimizer(weights)
+        if self.settings.augment and self.train.images.dim() != 4:
+            raise ValueError(
+                "augment shifts and flips images (N, channels, height, width); these have shape "
+                f"{tuple(self.train.images.shape)}: train with augment=False"
+            )
+        if self.train.images.is_floating_point():  # once, in the precision of the weights
+            self.train = replace(self.train, images=self.train.images.to(weights[0].dtype))
         self.size = min(self.settings.batch_size, len(self.train))
         self.batches = len(self.train) // self.size
         self.rows: list[list[dict]] = [[] for _ in self.generators]
@@ -254,7 +305,7 @@ class Loop:
                     {"epoch": epoch, "lr": lr, "loss": mean, "error": error, **(more or {})}
                 )
             if self.checkpoint:
-                record = {"rows": self.rows, "ended": more is None}
+                record = {"rows": self.rows, "ended": more is None, "run": self._run()}
                 self.checkpoint.save(self._changing(), record)
             if more is None:
                 break
@@ -308,13 +359,36 @@ class Loop:
             **{f"memory.{k}": v for k, v in self.memory.items()},
         }
 
+    def _run(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that was cut off."""
+        return {**vars(self.settings), "images": len(self.train), **self.own}
+
+    def _check_saved(self, path: Path, tensors: Mapping[str, Tensor], record: Mapping) -> None:
+        """A checkpoint is of this run: by the settings that both know, and by shapes."""
+        saved, now = (
+            {**settings, **{k: list(v.shape) for k, v in found.items()}}
+            for settings, found in (
+                (record.get("run", {}), tensors), (self._run(), self._changing())
+            )
+        )  # fmt: skip
+        shared = saved.keys() & now.keys()
+        networks = {k for k in saved.keys() | now.keys() if k.startswith(("state.", "memory."))}
+        differ = sorted(k for k in shared | networks if saved.get(k) != now.get(k))
+        if differ:
+            told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
+            raise ValueError(
+                f"{path} was saved by another run: {told}. Give this run another file, or remove "
+                "that one (Checkpoint.remove)"
+            )
+
     @torch.no_grad()
     def _resume(self) -> bool:
         """Put back what was saved, if anything was; whether that was the end."""
         saved = self.checkpoint and self.checkpoint.load(self.train.images.device)
-        if not saved:
+        if not (self.checkpoint and saved):
             return False
         tensors, record = saved
+        self._check_saved(self.checkpoint.path, tensors, record)
         for kind, values in (("state", self.networks.state), ("memory", self.memory)):
             for k, v in values.items():
                 v.copy_(tensors[f"{kind}.{k}"])

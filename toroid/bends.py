@@ -71,7 +71,9 @@ def bend(
         The chain and the history.
 
     Raises:
-        ValueError: If the states do not fit, or are not normalised with a symmetry given.
+        TypeError: As `toroid.training.sgd`.
+        ValueError: As `toroid.training.sgd`, and if the states do not fit, or are not normalised
+            with a symmetry given.
         FloatingPointError: If the loss is no longer finite.
 
     Example:
@@ -87,12 +89,12 @@ def bend(
     check_model(a, model)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     start = copy.deepcopy(model)
-    start.load_state_dict(path(0.5))
-    chosen = Settings(weight_decay=weight_decay, **settings)
-    networks = Networks([start], train.images.device, chosen.precision)
-    loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
-
+    start.load_state_dict(path(0.5), assign=True)  # in the precision of the states
+    chosen = Settings.of(weight_decay=weight_decay, **settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
+    own = {"algorithm": "bend", "on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
+    networks = Networks([start], train.images.device, chosen.precision)
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, own=own)
 
     def corner() -> dict[str, Tensor]:
         bent = {k: v[0] for k, v in networks.state.items()}

@@ -248,7 +248,8 @@ def bend(
         The path, with the corner at t = 1/2, and the history.
 
     Raises:
-        ValueError: If the states do not fit, or a number is not ±1.
+        TypeError: As `toroid.training.sgd`.
+        ValueError: As `toroid.training.sgd`, and if the states do not fit, or a number is not ±1.
         FloatingPointError: If the loss is no longer finite.
 
     Example:
@@ -262,13 +263,14 @@ def bend(
     """
     check_model(a, model)
     disagree = Hamming(a, b).differ
-    start = fresh(model, generator)
+    start = fresh(model, generator).to(next(iter(a.values())).dtype)
     with torch.no_grad():
         for name, weight in start.named_parameters():
             agreed = weight.abs() * a[name].to(weight)
             weight.copy_(torch.where(disagree[name].to(weight.device), weight, agreed))
+    chosen, own = Settings.of(**settings), {"algorithm": "binary.bend"}
     networks = Networks([start], train.images.device)
-    loop = Loop(networks, train, [generator], Settings(**settings), progress, checkpoint)
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, own=own)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator))

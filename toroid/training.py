@@ -50,10 +50,11 @@ def _loop(
     settings: Settings,
     progress: bool,
     checkpoint: Checkpoint | None,
+    own: dict[str, Any],
     stacked: bool | None = None,
 ) -> Loop:
     networks = Networks(models, train.images.device, settings.precision, stacked)
-    return Loop(networks, train, generators, settings, progress, checkpoint)
+    return Loop(networks, train, generators, settings, progress, checkpoint, own=own)
 
 
 def sgd(
@@ -74,7 +75,8 @@ def sgd(
         The trained state and the history.
 
     Raises:
-        ValueError: If a setting is none that there is.
+        TypeError: If there is no such setting, or ``epochs`` is missing.
+        ValueError: If a setting has no such value, or the checkpoint is of another run.
         FloatingPointError: If the loss is no longer finite; names the epoch.
 
     Example:
@@ -113,6 +115,7 @@ def sgd_many(
         One `Trained` for each model.
 
     Raises:
+        TypeError: As `sgd`.
         ValueError: As `sgd`, and if there is not one generator for each model.
         FloatingPointError: As `sgd`.
 
@@ -126,7 +129,8 @@ def sgd_many(
     """
     if len(models) != len(generators):
         raise ValueError(f"{len(models)} models, but {len(generators)} generators")
-    loop = _loop(models, train, generators, Settings(**settings), progress, checkpoint, stacked)
+    chosen, own = Settings.of(**settings), {"algorithm": "sgd"}
+    loop = _loop(models, train, generators, chosen, progress, checkpoint, own, stacked)
     histories = loop.run()
     return [Trained(loop.networks.single(i), history) for i, history in enumerate(histories)]
 
@@ -139,10 +143,12 @@ def replicated_sgd(
     """Replicas that are drawn together while they train: SGD that looks for flat minima.
 
     Descends ``mean_a L(w_a) + g mean_a |w_a - c|²`` with the centre ``c = mean_a w_a`` held fixed
-    in the gradient, and the learning rate times the number of replicas. g starts at the mean
-    training loss over the mean squared distance and grows by one factor each epoch, `gmax` in all.
-    The result is the centre, with BatchNorm's statistics estimated again on the training data
-    (Pittorino et al. 2021, arXiv 2006.07897, and their code).
+    in the gradient, and the learning rate times the number of replicas: a replica moves down its
+    own loss as in `sgd`, but its weight decay, which that mean does not divide, is as many times
+    stronger as there are replicas. g starts at the mean training loss over the
+    mean squared distance and grows by one factor each epoch, `gmax` in all. The result is the
+    centre, with BatchNorm's statistics estimated again on the training data (Pittorino et al. 2021,
+    arXiv 2006.07897, and their code).
 
     Args:
         model: The first replica starts from it; the others from fresh weights of its layers.
@@ -162,7 +168,9 @@ def replicated_sgd(
         than 0.01 above that of its replicas.
 
     Raises:
-        ValueError: As `sgd`, and if there are fewer than two replicas.
+        TypeError: As `sgd`.
+        ValueError: As `sgd`, and if there are fewer than two replicas, or a module of the model has
+            weights that it cannot draw afresh.
         FloatingPointError: As `sgd`.
 
     Example:
@@ -176,11 +184,12 @@ def replicated_sgd(
     """
     if replicas < 2:
         raise ValueError(f"replicas is {replicas}; it must be at least 2")
-    shared = Settings(**settings)
+    shared = Settings.of(**settings)
     models = [model, *(fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]
     faster = Settings(**{**vars(shared), "lr": shared.lr * replicas})
-    loop = _loop(models, train, generators, faster, progress, checkpoint)
+    own = {"algorithm": "replicated_sgd", "gmax": gmax}
+    loop = _loop(models, train, generators, faster, progress, checkpoint, own)
     networks = loop.networks
     losses = [evaluate(networks.single(i), model, train).loss for i in range(replicas)]
     coupling = loop.memory["coupling"] = torch.tensor(
@@ -249,7 +258,11 @@ def fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
             elif next(module.parameters(recurse=False), None) is not None:
-                raise ValueError(f"{name!r} ({type(module).__name__}) has no reset_parameters()")
+                raise ValueError(
+                    f"{repr(name) if name else 'the model itself'} ({type(module).__name__}) has "
+                    "weights and no reset_parameters(); give it this method, which draws them "
+                    "afresh in place"
+                )
     return other
 
 
@@ -288,6 +301,7 @@ def adversarial(
         that says so if the random labels were not learnt, or the true ones not all.
 
     Raises:
+        TypeError: As `sgd`.
         ValueError: As `sgd`.
         FloatingPointError: As `sgd`.
 
@@ -300,7 +314,7 @@ def adversarial(
         >>> trained.report["failed"]
         'the random labels were not learnt: ...
     """
-    true = Settings(
+    true = Settings.of(
         momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
         augment=augment, **settings,
     )  # fmt: skip
@@ -310,7 +324,11 @@ def adversarial(
     )  # fmt: skip
     confusion = _confusion(train, repeats, zeroed, generator)
     part = checkpoint.part if checkpoint else lambda name: None
-    loop = _loop([model], confusion, [generator], plain, progress, part("random"))
+    own = {
+        "algorithm": "adversarial", "repeats": repeats, "zeroed": zeroed,
+        "confusion_epochs": confusion_epochs, "confusion_lr": confusion_lr,
+    }  # fmt: skip
+    loop = _loop([model], confusion, [generator], plain, progress, part("random"), own)
     networks = loop.networks
 
     def learnt(epoch: int) -> dict[str, float] | None:
@@ -321,7 +339,7 @@ def adversarial(
 
     (first,) = loop.run(after=learnt, rate=tenths)
     confused = evaluate(networks.single(), model, confusion).error
-    (second,) = Loop(networks, train, [generator], true, progress, part("true")).run()
+    (second,) = Loop(networks, train, [generator], true, progress, part("true"), own=own).run()
     error = evaluate(networks.single(), model, train).error
     failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
     if error > 0 and not failed:
@@ -360,6 +378,7 @@ def sam(
         The trained state and the history.
 
     Raises:
+        TypeError: As `sgd`.
         ValueError: As `sgd`.
         FloatingPointError: As `sgd`.
 
@@ -371,7 +390,8 @@ def sam(
         >>> toroid.evaluate(trained.state, model, test).error < 0.2
         True
     """
-    loop = _loop([model], train, [generator], Settings(**settings), progress, checkpoint)
+    own = {"algorithm": "sam", "rho": rho}
+    loop = _loop([model], train, [generator], Settings.of(**settings), progress, checkpoint, own)
     networks = loop.networks
     weights, buffers = list(networks.weights.values()), list(networks.buffers.values())
 
@@ -416,6 +436,7 @@ def swa(
         The averaged state and the history.
 
     Raises:
+        TypeError: As `sgd`.
         ValueError: As `sgd`, and if `start` is not in [0, 1).
         FloatingPointError: As `sgd`.
 
@@ -429,8 +450,9 @@ def swa(
     """
     if not 0 <= start < 1:
         raise ValueError(f"start is {start}; it must be in [0, 1)")
-    shared = Settings(**settings)
-    loop = _loop([model], train, [generator], shared, progress, checkpoint)
+    shared = Settings.of(**settings)
+    own = {"algorithm": "swa", "start": start}
+    loop = _loop([model], train, [generator], shared, progress, checkpoint, own)
     weights = loop.networks.weights
     total = {k: torch.zeros_like(w[0]) for k, w in weights.items()}
     count = torch.zeros((), dtype=torch.long)
@@ -484,6 +506,7 @@ def entropy_sgd(
         again on the training data.
 
     Raises:
+        TypeError: As `sgd`.
         ValueError: As `sgd`, and if `inner` is not positive.
         FloatingPointError: As `sgd`.
 
@@ -498,9 +521,13 @@ def entropy_sgd(
     """
     if inner < 1:
         raise ValueError(f"inner is {inner}; it must be positive")
-    shared = Settings(lr=lr, **settings)
+    shared = Settings.of(lr=lr, **settings)
     outer = Settings(**{**vars(shared), "weight_decay": 0.0})
-    loop = _loop([model], train, [generator], outer, progress, checkpoint)
+    own = {
+        "algorithm": "entropy_sgd", "inner": inner, "inner_lr": inner_lr, "averaging": averaging,
+        "noise": noise, "coupling": coupling, "growth": growth, "decay": shared.weight_decay,
+    }  # fmt: skip
+    loop = _loop([model], train, [generator], outer, progress, checkpoint, own)
     networks = loop.networks
     weights = list(networks.weights.values())
     centre, mean = ([w.detach().clone() for w in weights] for _ in range(2))
