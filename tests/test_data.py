@@ -146,6 +146,15 @@ def test_images_of_different_sizes_are_refused(tmp_path):
 def test_a_data_set_checks_itself():
     with pytest.raises(ValueError, match="3 images but 2 labels"):
         toroid.data.Dataset(torch.zeros(3, 1, 2, 2), torch.zeros(2).long(), 10)
+    for labels, message in (
+        (torch.zeros(3), r"labels are torch\.float32 of shape \(3,\); they must be torch\.int64"),
+        (torch.zeros(3, 1).long(), r"labels are torch\.int64 of shape \(3, 1\)"),
+        (torch.tensor([0, 10, 2]), "labels go from 0 to 10; with 10 classes they must be 0 to 9"),
+        (torch.tensor([0, -1, 2]), "labels go from -1 to 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            toroid.data.Dataset(torch.zeros(3, 4), labels, 10)
+    assert toroid.data.Dataset(torch.zeros(3, 4), torch.arange(3), 3).shape == (4,)
 
 
 def test_the_digest_is_of_the_pixels_and_labels(tmp_path):

@@ -41,11 +41,15 @@ class Dataset:
     """Images and labels, resident as two tensors.
 
     Attributes:
-        images: (N, channels, height, width), floating, standardised with the training images' mean
-            and standard deviation of each channel; or ±1. A pattern is (1, 1, inputs).
-        labels: (N,), integers below `classes`.
+        images: (N, ...), floating, as the network takes them; augmentation needs (N, channels,
+            height, width). Those of `load` are standardised with the training images' mean and
+            standard deviation of each channel, or ±1; a pattern is (1, 1, inputs).
+        labels: (N,), int64, from 0 to below `classes`.
         classes: Number of classes.
         name: What it is, e.g. ``"digits/train"``.
+
+    Raises:
+        ValueError: If images and labels differ in number, or labels are not as they must be.
     """
 
     images: Tensor
@@ -56,6 +60,17 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+        if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
+            raise ValueError(
+                f"labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}; they must be "
+                "torch.int64 of shape (N,), the number of each image's class"
+            )
+        low, high = self.labels.aminmax() if len(self) else (0, 0)
+        if low < 0 or high >= self.classes:
+            raise ValueError(
+                f"labels go from {int(low)} to {int(high)}; with {self.classes} classes they must "
+                f"be 0 to {self.classes - 1}"
+            )
 
     def __len__(self) -> int:
         """Number of images."""
