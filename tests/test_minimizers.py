@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 import toroid
 from networks import gap
@@ -67,6 +68,10 @@ def test_a_grid_shares_what_an_algorithm_has_no_default_of_its_own_for():
         minimizers.grid(["adam"], [0], shared)
     with pytest.raises(ValueError, match="sgd has no setting rho"):
         minimizers.grid(["sgd"], [0], shared, {"sgd": {"rho": 1.0}})
+    with pytest.raises(ValueError, match="algorithm is 'sdg'; it can be 'sgd'"):
+        minimizers.grid(["sgd"], [0], shared, {"sdg": {"lr": 0.2}})
+    names, seeds = (x for x in ("sgd", "sam")), (x for x in (0, 1))
+    assert len(minimizers.grid(names, seeds, shared)) == 4
 
 
 def test_unknown_words_are_refused():
@@ -74,10 +79,46 @@ def test_unknown_words_are_refused():
         Minimizer(architecture="vgg")
     with pytest.raises(ValueError, match="algorithm is 'adam'"):
         Minimizer(algorithm="adam")
+    with pytest.raises(ValueError, match="dataset is 'mnistt'; it can be 'digits', 'mnist'"):
+        Minimizer(dataset="mnistt", settings={"epochs": 1})
+    assert Minimizer(dataset="/no/such/folder", settings={"epochs": 1}).key
     with pytest.raises(ValueError, match="sgd has no setting learning_rate; it has epochs"):
         Minimizer(settings={"epochs": 1, "learning_rate": 0.1})
     with pytest.raises(ValueError, match="sgd needs the setting epochs"):
         Minimizer(settings={})
+
+
+def test_numbers_are_of_their_kind_and_in_range():
+    numpy = Minimizer(
+        **{**SMALL, "subset": np.int64(200), "width": np.float64(0.02)}, seed=np.int64(3)
+    )
+    assert numpy.key == Minimizer(**SMALL, seed=3).key
+    for name, value, what in (
+        ("seed", 0.5, "an integer"),
+        ("seed", 1.0, "an integer"),
+        ("subset", 0, "positive"),
+        ("subset", 1.5, "an integer"),
+        ("width", 0, "positive"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} is {value}; it must be {what}"):
+            Minimizer(**{**SMALL, name: value})
+
+
+def test_keys_are_those_of_before():
+    """Descriptions of the first networks that were stored, and their keys."""
+    keys = [
+        Minimizer(settings={"epochs": 30, "lr": 0.05}, seed=1).key,
+        Minimizer(width=0.5, algorithm="replicated_sgd", seed=1,
+                  settings={"epochs": 30, "lr": 0.05, "gmax": 100}).key,
+        Minimizer("cifar10", "resnet18", 0.25, "adversarial", subset=2000, seed=1, settings={
+            "epochs": 20, "batch_size": 64, "lr": 0.02, "confusion_epochs": 60,
+            "confusion_lr": 0.02, "precision": "bfloat16"}).key,
+    ]  # fmt: skip
+    assert [key[:16] for key in keys] == [
+        "05121f5e65bb85e4",
+        "0a4c51290803dd9c",
+        "00d1811f666b53fe",
+    ]
 
 
 def test_settings_have_their_declared_type():
@@ -126,6 +167,26 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
     with pytest.raises(minimizers.DamagedError, match="is damaged"):
         store.get(minimizer)
     assert store.verify() == {minimizer.key: f"{path.name} is not the file that was written"}
+
+
+def test_a_sidecar_that_was_cut_off_and_anothers_json(tmp_path):
+    store, (first, second) = Store(tmp_path), (Minimizer(**{**SMALL, "seed": s}) for s in (0, 1))
+    train_all([first, second], store, device="cpu", progress=False)
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    sidecar = store._sidecar(first)
+    for text in (sidecar.read_text()[:99], "[]", "{}"):
+        sidecar.write_text(text)
+        with pytest.raises(minimizers.DamagedError, match=f"{sidecar.name} is damaged"):
+            store.get(first)
+        with pytest.warns(UserWarning, match=f"{sidecar.name} is damaged"):
+            assert store.list()["key"].tolist() == [second.key]
+        assert store.verify() == {first.key: f"{sidecar.name} cannot be read"}
+    with pytest.warns(UserWarning, match="is damaged.* set aside and is trained again"):
+        train_all([first, second], store, device="cpu", progress=False)
+    assert len(store.list()) == 2
+    assert store.verify() == {}
+    assert store.prune() == []
+    assert (tmp_path / "notes.json").exists()
 
 
 def test_a_damaged_minimizer_is_set_aside_and_trained_again(tmp_path):

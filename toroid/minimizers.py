@@ -10,11 +10,14 @@ import builtins
 import hashlib
 import inspect
 import json
+import math
 import os
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +32,7 @@ from tqdm.auto import tqdm
 
 from . import data, models, training
 from ._checks import check_choice
+from ._loop import whole
 from .landscape import evaluate
 
 __all__ = ["Minimizer", "Store", "Stored", "grid", "train_all"]
@@ -49,7 +53,7 @@ class Minimizer:
     """What a trained network depends on, and nothing else.
 
     Args:
-        dataset: As `toroid.data.load` takes it.
+        dataset: As `toroid.data.load` takes it; a folder that is given as a path need not be here.
         architecture: A key of `toroid.models.ARCHITECTURES`.
         width: Factor on the hidden sizes.
         algorithm: A key of `ALGORITHMS`: ``"sgd"``, ``"replicated_sgd"``, ``"adversarial"``,
@@ -61,7 +65,8 @@ class Minimizer:
         seed: Draws the first weights, the order of the images, and the augmentation.
 
     Raises:
-        ValueError: If a name is unknown; names the valid ones.
+        ValueError: If a name is unknown (names the valid ones), or a number is of another kind or
+            out of range.
 
     Example:
         >>> minimizer = Minimizer(architecture="mlp", width=0.1, settings={"epochs": 2}, seed=3)
@@ -80,8 +85,16 @@ class Minimizer:
     def __post_init__(self) -> None:
         check_choice("architecture", self.architecture, tuple(models.ARCHITECTURES))
         check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
-        object.__setattr__(self, "settings", _complete(self.algorithm, self.settings))
-        object.__setattr__(self, "width", float(self.width))
+        if Path(self.dataset).name == self.dataset and not Path(self.dataset).is_dir():
+            check_choice("dataset", self.dataset, data.DATASETS)
+        if not 0 < self.width < math.inf:
+            raise ValueError(f"width is {self.width}; it must be positive")
+        subset = self.subset if self.subset is None else whole("subset", self.subset, 1)
+        for name, value in (
+            ("settings", _complete(self.algorithm, self.settings)), ("width", float(self.width)),
+            ("subset", subset), ("seed", whole("seed", self.seed)),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple:
         """Settings that cannot be changed cannot be pickled; other processes get a dict."""
@@ -210,7 +223,7 @@ def grid(
         seeds: Numbers.
         settings: For all algorithms. One for which an algorithm has a default of its own, as
             `adversarial` for all that regularises, does not reach it from here.
-        own: Settings of single algorithms.
+        own: Settings of single algorithms, which need not be among `algorithms`.
         **network: The other fields of `Minimizer`.
 
     Returns:
@@ -224,13 +237,14 @@ def grid(
         >>> len(found), found["adversarial", 0].settings["weight_decay"]
         (4, 0.0)
     """
-    found = {}
-    for algorithm in algorithms:
+    algorithms, seeds, own, found = list(algorithms), list(seeds), own or {}, {}
+    for algorithm in (*algorithms, *own):
         check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    for algorithm in algorithms:
         taken = inspect.signature(ALGORITHMS[algorithm]).parameters
         shared = {k: v for k, v in settings.items() if k not in taken}
         for seed in seeds:
-            chosen = {**shared, **(own or {}).get(algorithm, {})}
+            chosen = {**shared, **own.get(algorithm, {})}
             found[algorithm, seed] = Minimizer(
                 algorithm=algorithm, settings=chosen, seed=seed, **network
             )
@@ -254,6 +268,13 @@ def _best_device() -> str:
 
 def _device(name: str) -> str:
     return torch.cuda.get_device_name() if name.startswith("cuda") else f"{platform.machine()} CPU"
+
+
+#: Names of sidecars, and what is in each.
+_KEY = re.compile("[0-9a-f]{64}")
+_WRITTEN = {
+    "sha256", "description", "train_error", "test_error", "seconds", "device", "report",
+}  # fmt: skip
 
 
 class DamagedError(ValueError):
@@ -308,20 +329,35 @@ class Store:
     def _sidecar(self, minimizer: Minimizer) -> Path:
         return self.folder / f"{minimizer.key}.json"
 
-    def _weights(self, minimizer: Minimizer, digest: str) -> Path:
-        return self.folder / f"{minimizer.key}.{digest[:16]}.safetensors"
+    def _weights(self, key: str, digest: str) -> Path:
+        return self.folder / f"{key}.{digest[:16]}.safetensors"
+
+    def _sidecars(self) -> builtins.list[Path]:
+        """Those that are there; another's JSON has no key for a name."""
+        return [p for p in sorted(self.folder.glob("*.json")) if _KEY.fullmatch(p.stem)]
+
+    def _record(self, path: Path) -> dict[str, Any]:
+        """What a sidecar holds; a `DamagedError` if it is not one that was written."""
+        with suppress(ValueError):  # not JSON, or not text
+            record = json.loads(path.read_text())
+            if isinstance(record, dict) and record.keys() >= _WRITTEN:
+                return record
+        raise DamagedError(
+            f"{path} is damaged: it is not what was written. Store.prune() sets it aside, so that "
+            "it is trained again"
+        )
 
     def get(self, minimizer: Minimizer) -> Stored:
         """Read a minimizer.
 
         Raises:
             KeyError: If it is not there.
-            DamagedError: If its file is not the one that was written.
+            DamagedError: If a file of it is not the one that was written.
         """
         if minimizer not in self:
             raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}")
-        record = json.loads(self._sidecar(minimizer).read_text())
-        path = self._weights(minimizer, record["sha256"])
+        record = self._record(self._sidecar(minimizer))
+        path = self._weights(minimizer.key, record["sha256"])
         if not path.exists() or _digest(path) != record["sha256"]:
             raise DamagedError(
                 f"{path} is damaged: its SHA-256 is not the recorded one. Store.prune() sets it "
@@ -335,15 +371,23 @@ class Store:
         part = self.folder / f"{minimizer.key}.{platform.node()}-{os.getpid()}.part"
         save_file({k: v.contiguous() for k, v in stored.state.items()}, part)
         record = {**stored.record, "sha256": _digest(part)}
-        part.replace(self._weights(minimizer, record["sha256"]))
+        part.replace(self._weights(minimizer.key, record["sha256"]))
         part.write_text(json.dumps(record))
         part.replace(self._sidecar(minimizer))
 
     def list(self) -> pd.DataFrame:
-        """One row for each minimizer: key, description, errors, what failed, seconds, device."""
+        """One row for each minimizer: key, description, errors, what failed, seconds, device.
+
+        Warns:
+            UserWarning: If one is damaged; it has no row.
+        """
         rows = []
-        for path in sorted(self.folder.glob("*.json")):
-            record = json.loads(path.read_text())
+        for path in self._sidecars():
+            try:
+                record = self._record(path)
+            except DamagedError as error:
+                warnings.warn(str(error), stacklevel=2)
+                continue
             scores = {k: record[k] for k in ("train_error", "test_error", "seconds", "device")}
             failed = record["report"]["failed"]
             rows.append({"key": path.stem, **record["description"], **scores, "failed": failed})
@@ -352,15 +396,15 @@ class Store:
     def verify(self) -> dict[str, str]:
         """What is wrong with the files, by the key of the minimizer; empty if all is well."""
         wrong = {}
-        for path in sorted(self.folder.glob("*.json")):
+        for path in self._sidecars():
             try:
-                record = json.loads(path.read_text())
-                weights = self.folder / f"{path.stem}.{record['sha256'][:16]}.safetensors"
-                if _digest(weights) != record["sha256"]:
+                digest = self._record(path)["sha256"]
+                weights = self._weights(path.stem, digest)
+                if _digest(weights) != digest:
                     wrong[path.stem] = f"{weights.name} is not the file that was written"
             except FileNotFoundError as error:
                 wrong[path.stem] = f"{error.filename} is missing"
-            except (KeyError, ValueError):
+            except DamagedError:
                 wrong[path.stem] = f"{path.name} cannot be read"
         return wrong
 
@@ -380,8 +424,7 @@ class Store:
             The files that were moved, where they are now, and those that were deleted.
         """
         moved = [path for key in self.verify() for path in self.set_aside(key)]
-        records = (json.loads(path.read_text()) for path in self.folder.glob("*.json"))
-        named = {record["sha256"][:16] for record in records}
+        named = {self._record(path)["sha256"][:16] for path in self._sidecars()}
         loose = [
             path
             for path in self.folder.glob("*.*")
