@@ -28,6 +28,11 @@ def test_words_become_values_of_the_declared_type():
         ("epochs=1.5", "epochs takes int, got '1.5'"),
         ("seeds=1,x", r"seeds takes list\[int\], got '1,x'"),
         ("seeds=-1", "seeds is -1; it can be 0 to 1000000"),
+        ("seeds=0", r"seeds takes a list\[int\] with at least two entries, got \[0\]"),
+        ("seeds=0,1,0", "seeds has 0 twice; its entries are distinct"),
+        ("algorithms=sgd,sgd", "algorithms has 'sgd' twice"),
+        ("n_jobs=0", "n_jobs is 0; it can be -1 to 1000, not 0"),
+        ("n_jobs=-2", "n_jobs is -2; it can be -1 to 1000, not 0"),
         ("arch=vgg61", "arch is 'vgg61'; it can be mlp, .* Did you mean 'vgg16'"),
         ("augment=maybe", "augment takes bool, got 'maybe'"),
         ("width", "given as name=value, not 'width'"),
@@ -38,6 +43,22 @@ def test_a_wrong_word_is_refused_with_what_is_valid(word, message):
         parse("connectivity", [word])
 
 
+@pytest.mark.parametrize("name", ["binary", "cluster", "connectivity", "distances"])
+def test_a_page_that_compares_seeds_takes_two_or_more(name):
+    with pytest.raises(ParameterError, match="at least two entries"):
+        validate(name, {"seeds": [0]})
+
+
+def test_words_of_a_list_can_be_two_or_more():
+    help = "what is compared (one of a, b, c; two or more)"
+    parameter = parameters.Parameter("kinds", "list[str]", ["a", "b"], help)
+    assert parameter.convert(["a", "c"]) == ["a", "c"]
+    with pytest.raises(ParameterError, match="at least two entries"):
+        parameter.convert(["a"])
+    with pytest.raises(ParameterError, match=r"kinds is 'd'; it can be a, b, c$"):
+        parameter.convert(["a", "d"])
+
+
 def test_wrong_types_are_refused():
     with pytest.raises(ParameterError, match=r"augment takes bool, got 'true' \(str\)"):
         validate("connectivity", {"augment": "true"})
@@ -46,14 +67,12 @@ def test_wrong_types_are_refused():
     with pytest.raises(
         ParameterError, match=r"seeds takes a list\[int\] with at least one entry, got \[\]"
     ):
-        validate("connectivity", {"seeds": []})
+        validate("minimizers", {"seeds": []})
     with pytest.raises(
         ParameterError, match=r"no notebook 'conectivity'.*Did you mean 'connectivity'"
     ):
         validate("conectivity", {})
-    with pytest.raises(
-        ParameterError, match="no preset 'huge'; it has quick, cifar10-small, gpu, mnist-lenet"
-    ):
+    with pytest.raises(ParameterError, match="no preset 'huge'; it has quick, cifar10-"):
         parameters.preset("connectivity", "huge")
 
 

@@ -3,7 +3,8 @@
 The cell tagged ``parameters`` is the only declaration. Each of its lines reads
 ``name: type = default  # help (range)``: papermill lists it, command line and notebook check
 against it. A range ends the help: ``(0.1 to 4)`` for numbers, and for each number in a list;
-``(one of a, b)`` for words.
+``(one of a, b)`` for words. After a semicolon it says more: ``(-1 to 8; not 0)``, and of a list
+``(0 to 9; two or more)``. The entries of a list are distinct.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ __all__ = [
 ]  # fmt: skip
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
-_RANGE = re.compile(r"\((\S+) to (\S+)\)$")
-_CHOICES = re.compile(r"\(one of ([^)]*)\)$")
+_MORE = r"(?:; (?:not (?P<never>\S+)|(?P<least>two|three) or more))?\)$"
+_RANGE = re.compile(r"\((\S+) to ([^\s;]+)" + _MORE)
+_CHOICES = re.compile(r"\(one of ([^);]*)" + _MORE)
+_COUNTS = {None: 1, "two": 2, "three": 3}
 
 
 class ParameterError(ValueError):
@@ -51,15 +54,22 @@ class Parameter:
         """The value in the declared type.
 
         Raises:
-            ParameterError: If it is of another type or out of range.
+            ParameterError: If it is of another type, out of range, or a list of too few entries or
+                of one twice.
         """
-        if self.type.startswith("list["):
-            if not isinstance(value, (list, tuple)) or not value:
-                raise ParameterError(
-                    f"{self.name} takes a {self.type} with at least one entry, got {value!r}"
-                )
-            return [self._one(entry, self.type[5:-1]) for entry in value]
-        return self._one(value, self.type)
+        if not self.type.startswith("list["):
+            return self._one(value, self.type)
+        kind, told = self.type[5:-1], _RANGE.search(self.help) or _CHOICES.search(self.help)
+        least = told["least"] if told else None
+        entries = [self._one(v, kind) for v in value] if isinstance(value, (list, tuple)) else []
+        if len(entries) < _COUNTS[least]:
+            raise ParameterError(
+                f"{self.name} takes a {self.type} with at least {least or 'one'} "
+                f"{'entries' if least else 'entry'}, got {value!r}"
+            )
+        if twice := [entry for entry in entries if entries.count(entry) > 1]:
+            raise ParameterError(f"{self.name} has {twice[0]!r} twice; its entries are distinct")
+        return entries
 
     def _one(self, value: Any, kind: str) -> Any:
         if kind == "float" and type(value) is int:
@@ -69,10 +79,12 @@ class Parameter:
                 f"{self.name} takes {self.type}, got {value!r} ({type(value).__name__})"
             )
         if found := _RANGE.search(self.help):
-            low, high = map(float, found.groups())
-            if not low <= value <= high:
+            never = found["never"]
+            low, high = map(float, found.groups()[:2])
+            if not low <= value <= high or (never and value == float(never)):
                 raise ParameterError(
                     f"{self.name} is {value!r}; it can be {found[1]} to {found[2]}"
+                    + (f", not {never}" if never else "")
                 )
         if found := _CHOICES.search(self.help):
             choices = [word.strip() for word in found[1].split(",")]
