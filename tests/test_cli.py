@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +22,7 @@ def test_list_names_every_figure_with_its_presets():
     assert result.exit_code == 0
     for name in parameters.names():
         assert name in result.output
-    assert "quick, cifar10-small, gpu, mnist-lenet, mnist, paper" in result.output
+    assert ", ".join(parameters.presets("connectivity")) in result.output
 
 
 def test_explain_lists_every_parameter():
@@ -35,10 +38,15 @@ def test_explain_lists_every_parameter():
         (("run", "connectivty"), "Did you mean 'connectivity'"),
         (("run", "connectivity", "-p", "epoch=3"), "Did you mean 'epochs'"),
         (("run", "connectivity", "--preset", "huge"), "no preset 'huge'"),
+        (
+            ("run", "connectivity", "-p", "dataset=mnistt"),
+            "dataset is 'mnistt'; it can be digits, m",
+        ),
         (("explain", "x"), "no notebook 'x'"),
     ],
 )
-def test_a_mistake_is_a_message_not_a_traceback(words, message):
+def test_a_mistake_is_a_message_not_a_traceback(words, message, monkeypatch):
+    monkeypatch.setattr(notebooks, "run", lambda *words: pytest.fail("was run"))
     result = invoke(*words)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
@@ -63,16 +71,89 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     assert (parameters.root() / "book" / "connectivity.ipynb").read_bytes() == before
 
 
-def test_a_reference_run_that_is_given_again_goes_on_in_its_folder(tmp_path, monkeypatch):
-    here, written = parameters.root(), []
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder with the page of bends, to run in."""
+    here = parameters.root()
     for part in ("book/bend.ipynb", "book/params/bend.mnist.yaml", "_toc.yml"):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).write_bytes((here / part).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_that_start_in_one_second_have_a_folder_each(clone, monkeypatch):
+    def run(name, values, path):
+        assert not list(path.parent.iterdir())
+        (path.parent / "chains.csv").touch()
+        return path
+
+    monkeypatch.setattr(notebooks, "run", run)
+    monkeypatch.setattr("toroid.cli.time.strftime", lambda form: "now")
+    for _ in range(3):
+        assert invoke("run", "bend").exit_code == 0
+    names = [f"bend-quick-now{ending}" for ending in ("", "-2", "-3")]
+    assert sorted(p.name for p in (clone / "runs").iterdir()) == names
+    assert all((clone / "runs" / name / "chains.csv").exists() for name in names)
+
+
+def test_a_run_lists_what_it_has_written_where_it_has(clone, monkeypatch):
+    def run(name, values, path):
+        Path(values["results"], "chains.csv").write_text("a")
+        return path
+
+    monkeypatch.setattr(notebooks, "run", run)
+    for folder in ("mine", "results"):
+        (clone / folder).mkdir()
+        (clone / folder / "older.csv").touch()
+    for words in (["-o", "mine"], ["-o", "mine"], ["-o", "mine", "-p", "results=results"]):
+        listed = [w for w in invoke("run", "bend", *words).output.splitlines() if "results:" in w]
+        folder = "results" if "-p" in words else "mine"
+        assert listed == [f"results:  {clone / folder / 'chains.csv'}"]
+
+
+def test_a_run_that_fails_says_why_and_where(clone):
+    result = invoke("run", "bend", "--preset", "mnist", "-o", "mine")
+    assert result.exit_code == 1
+    assert "Error: FileNotFoundError: mnist is not in" in result.output
+    assert f"The notebook up to there: {clone / 'mine' / 'bend.ipynb'}" in result.output
+    assert (clone / "mine" / "bend.ipynb").exists()
+    assert "Traceback" not in result.output
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(clone, monkeypatch):
+    def run(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notebooks, "run", run)
+    result = invoke("run", "bend", "-o", "mine")
+    assert result.exit_code == 130
+    assert f"give the same command with -o {clone / 'mine'}" in result.output
+
+
+def python(*words):
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def test_without_its_packages_the_command_says_how_to_get_them(tmp_path):
+    for missing, words in (("click", []), ("papermill", ["run", "bend", "-o", str(tmp_path)])):
+        code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {words}; "
+        done = python("-c", code + "from toroid.__main__ import main; main()")
+        assert done.returncode == 1
+        assert 'pip install "toroid[book]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_package_runs_as_a_module():
+    assert python("-m", "toroid", "--help").stdout.startswith("Usage: toroid ")
+
+
+def test_a_reference_run_that_is_given_again_goes_on_in_its_folder(clone, monkeypatch):
+    tmp_path, written = clone, []
     folder = tmp_path / "runs" / "bend-mnist"
     (folder / "parts").mkdir(parents=True)
     for part in ("older.csv", "parts/done.csv"):
         (folder / part).touch()
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notebooks, "run", lambda name, values, path: written.append(path) or path)
     monkeypatch.setattr(references, "keep", lambda notebook, title: tmp_path)
     for words in (["--reference"], ["--reference"], []):
@@ -95,7 +176,11 @@ def test_folders_are_the_callers(tmp_path, monkeypatch):
 
 def test_the_store_is_shown_checked_and_pruned(tmp_path):
     folder = ["--folder", str(tmp_path)]
-    assert "nothing in" in invoke("store", "list", *folder).output
+    for word, code in (("list", 0), ("verify", 1)):
+        for place in (folder, [*folder[:1], str(tmp_path / "none")]):
+            result = invoke("store", word, *place)
+            assert "nothing in" in result.output
+            assert result.exit_code == code
     minimizer = Minimizer(width=0.02, subset=200, settings={"epochs": 1})
     train_all([minimizer], Store(tmp_path), device="cpu", progress=False)
     listed = invoke("store", "list", *folder).output
@@ -107,5 +192,12 @@ def test_the_store_is_shown_checked_and_pruned(tmp_path):
     result = invoke("store", "verify", *folder)
     assert result.exit_code == 1
     assert f"{path.name} is not the file that was written" in result.output
+    sidecar = tmp_path / f"{minimizer.key}.json"
+    text = sidecar.read_text()
+    sidecar.write_text(text[:50])
+    listed = invoke("store", "list", *folder)
+    assert listed.exit_code == 0
+    assert f"{sidecar} is damaged" in listed.output
+    sidecar.write_text(text)
     assert "set aside: " in invoke("store", "prune", *folder).output
     assert "nothing in" in invoke("store", "list", *folder).output

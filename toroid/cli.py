@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import click
 
-from . import notebooks, parameters, references
+from . import data, notebooks, parameters, references
 from .minimizers import Store
 
 
@@ -73,28 +74,79 @@ def run(
     """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
     with _friendly():
         values = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
-        when = "" if reference else f"-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = (output or parameters.root() / "runs" / f"{name}-{title}{when}").resolve()
-        if output is None:  # a folder of ours: what an older run left there is not of this one
-            for path in folder.glob("*.csv"):
-                path.unlink()
-        values.setdefault("results", str(folder))
-        values = _from_here(values)
+        _check_dataset(values.get("dataset"))
+        folder = (output or _folder(f"{name}-{title}", reference)).resolve()
+        values = _from_here({"results": str(folder), **values})
         os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
-        notebook = notebooks.run(name, values, folder / f"{name}.ipynb")
+        before = _tables(values["results"])
+        notebook = _executed(name, values, folder / f"{name}.ipynb")
         if reference:
             click.echo(f"kept in:  {references.keep(notebook, title)}")
     click.echo(f"notebook: {notebook}")
-    for path in sorted(folder.glob("*.csv")):
+    for path, _ in sorted(_tables(values["results"]) - before):
         click.echo(f"results:  {path}")
+
+
+def _check_dataset(name: str | None) -> None:
+    """A mistyped name is found here, not minutes later in the notebook."""
+    if name and name not in data.DATASETS and not Path(name).expanduser().is_dir():
+        raise parameters.ParameterError(
+            f"dataset is {name!r}; it can be {', '.join(data.DATASETS)}, or a folder of images"
+        )
+
+
+def _folder(name: str, reference: bool) -> Path:
+    """A new folder in ``runs/``; of a run that is kept, always the same, without older tables."""
+    folder = parameters.root() / "runs" / name
+    if not reference:
+        return _new(folder.with_name(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    for path in folder.glob("*.csv"):
+        path.unlink()
+    return folder
+
+
+def _new(folder: Path, count: int = 1) -> Path:
+    """Make a folder, numbered if another run that began in the same second has it."""
+    numbered = folder if count == 1 else folder.with_name(f"{folder.name}-{count}")
+    try:
+        numbered.mkdir(parents=True)
+    except FileExistsError:
+        return _new(folder, count + 1)
+    return numbered
+
+
+def _tables(folder: str) -> set[tuple[Path, int]]:
+    """The CSV files of a folder, and when each was written."""
+    return {(path, path.stat().st_mtime_ns) for path in Path(folder).glob("*.csv")}
+
+
+def _executed(name: str, values: dict[str, Any], output: Path) -> Path:
+    """Run a notebook; of one that does not come to its end, say why and where it is."""
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        return notebooks.run(name, values, output)
+    except PapermillExecutionError as error:
+        raise click.ClickException(
+            f"{error.ename}: {error.evalue}\nThe notebook up to there: {output}"
+        ) from error
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nStopped. The notebook up to there: {output}\nWhat was finished is kept; to go on, "
+            f"give the same command with -o {output.parent}",
+            err=True,
+        )
+        raise SystemExit(130) from None
 
 
 def _from_here(values: dict[str, Any]) -> dict[str, Any]:
     """Folders as the caller means them: a notebook runs in ``book/``."""
     folders = {key for key in ("results", "store") if values.get(key)}
-    if Path(values.get("dataset") or "-").is_dir():
+    if Path(values.get("dataset") or "-").expanduser().is_dir():
         folders.add("dataset")
-    return {k: str(Path(v).resolve()) if k in folders else v for k, v in values.items()}
+    return {
+        k: str(Path(v).expanduser().resolve()) if k in folders else v for k, v in values.items()
+    }
 
 
 @main.command()
@@ -127,7 +179,11 @@ _FOLDER = click.option("--folder", help="The store; by default the usual one.")
 @_FOLDER
 def store_list(folder: str | None) -> None:
     """Algorithm, network, errors, time and device of every minimizer."""
-    found = Store(folder).list()
+    with warnings.catch_warnings(record=True) as damaged:
+        warnings.simplefilter("always")
+        found = Store(folder).list()
+    for warning in damaged:
+        click.echo(warning.message, err=True)
     if found.empty:
         click.echo(f"nothing in {Store(folder).folder}")
         return
@@ -142,6 +198,8 @@ def store_list(folder: str | None) -> None:
 @_FOLDER
 def store_verify(folder: str | None) -> None:
     """Check every file against the digest that was written with it."""
+    if not any(Store(folder).folder.glob("*.json")):
+        raise click.ClickException(f"nothing in {Store(folder).folder}")
     wrong = Store(folder).verify()
     for key, what in wrong.items():
         click.echo(f"{key}: {what}")
