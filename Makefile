@@ -1,4 +1,4 @@
-# make book: build the site.  make test: the whole test suite.  Both set up .venv first.
+# make book: build the site.  make test: every test but the slow ones.  Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -21,6 +21,7 @@ lint: .venv/installed
 
 # Needs uv; torch and torchvision keep their pins, the accelerator libraries are left to torch.
 lock:
+	mkdir -p .venv
 	grep -E '^torch(vision)?==' requirements.lock > .venv/torch.txt
 	head -2 requirements.lock > .venv/lock
 	uv pip compile --universal --python-version 3.10 --fork-strategy fewest --no-annotate --no-header \
@@ -35,5 +36,6 @@ lock:
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
+# runs/ stays: it holds results.
 clean:
-	rm -rf _build runs .venv
+	rm -rf _build .venv

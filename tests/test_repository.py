@@ -56,8 +56,16 @@ def test_the_continuous_integration_runs_the_readmes_commands():
         assert f"run: {command}" in workflow
     assert "make test" in ci
     pythons = yaml.safe_load(workflow)["jobs"]["test"]["strategy"]["matrix"]["python-version"]
-    assert len(pythons) == 3
-    assert all(SpecifierSet(PROJECT["requires-python"]).contains(p) for p in pythons)
+    takes = SpecifierSet(PROJECT["requires-python"])
+    assert pythons == [f"3.{k}" for k in range(30) if takes.contains(f"3.{k}")]
+    assert f"Python {pythons[0]} to {pythons[-1]} " in readme
+    assert f"Python {pythons[0]} to {pythons[-1]}:" in (ROOT / "requirements.lock").read_text()
+
+
+def test_make_clean_leaves_results():
+    command = ["make", "--no-print-directory", "-n", "clean"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["rm", "-rf", "_build", ".venv"]
 
 
 def test_the_readmes_example_runs(capsys):
