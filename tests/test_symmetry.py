@@ -469,3 +469,51 @@ def test_wrong_permutations_and_factors_say_what_is_wrong():
         toroid.permute({**state, "1.weight": state["1.weight"][:2]}, {}, symmetry)
     with pytest.raises(KeyError, match="there are 1, 3, output"):
         symmetry["x"]
+
+
+class Apply(nn.Module):
+    """A function of modules and tensors: ``function(self, *inputs)``."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if type(part) is torch.Tensor:
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *x):
+        return self.function(self, *x)
+
+
+IDS = torch.zeros(2, 5, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("function", "example"),
+    [
+        (lambda m, i: m.b(m.a(m.table[i]).relu()).mean(1), IDS),
+        (lambda m, i: m.b(m.a(m.table.index_select(0, i)).relu()), IDS[0]),
+        (lambda m, x, i: m.b(m.a(x).relu()[torch.arange(2), i]), (torch.randn(2, 5, 4), IDS[:, 0])),
+        (lambda m, x: m.b(m.a(x).relu()[:, m.order.to(torch.long)]), torch.randn(2, 4)),
+    ],
+)
+def test_an_index_that_is_not_a_constant_is_refused_or_left(function, example):
+    parts = {"table": nn.Parameter(torch.randn(7, 4)), "a": nn.Linear(4, 6), "b": nn.Linear(6, 3)}
+    model = Apply(function, **parts, order=torch.arange(6.0))
+    with pytest.raises(toroid.UnsupportedError, match="an index that is computed or an input"):
+        toroid.find_symmetries(model, example)
+    assert toroid.find_symmetries(model, example, strict=False).refused
+
+
+def test_an_index_that_is_a_constant_only_moves():
+    order = torch.tensor([3, 1, 0, 2, 5, 4])
+    model = Apply(
+        lambda m, x: m.b(m.a(x).relu()[:, m.order]),
+        a=nn.Linear(4, 6),
+        b=nn.Linear(6, 3),
+        order=order,
+    )
+    (group,) = toroid.find_symmetries(model, torch.zeros(2, 4)).groups
+    assert group.axes[-1].index == tuple((int(i),) for i in order.argsort())

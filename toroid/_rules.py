@@ -66,6 +66,10 @@ def value(trace: Trace, x: Any) -> Any:
 )  # fmt: skip
 def moves(trace: Trace, node: Node, *args: Any, **kwargs: Any) -> Any:
     """Only moves numbers: the operation itself, carried out on the labels."""
+    if operation(node).startswith("index"):
+        where = args[-1] if isinstance(args[-1], list) else [args[-1]]
+        if any(isinstance(x, Label) for x in where):  # labels are not the numbers that choose
+            raise UnsupportedError("an index that is computed or an input")
     joins = operation(node) in ("cat", "stack")
     views = node.target is aten.view.default  # labels may lie in memory in another order
     target: Any = aten.reshape.default if views else node.target
