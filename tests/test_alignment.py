@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_signs, random_state
 from scipy.optimize import linear_sum_assignment
+from torch import nn
 from toroid._overlaps import Moves, Overlaps, assign
 
 METHODS = ("sequential", "coordinate", "activation")
@@ -310,6 +311,34 @@ def test_a_mean_of_many_is_what_their_similarity_is_with():
     for f in found:
         cosines = torch.cosine_similarity(f.state["1.weight"], mean["1.weight"])
         assert f.similarity["1"] == pytest.approx(float(cosines.mean()))
+
+
+def test_activations_of_a_network_that_writes_into_its_input():
+    first = nn.LeakyReLU(0.1, inplace=True)
+    model = nn.Sequential(first, nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    inputs = torch.randn(30, 4).double()
+    kept, state = inputs.clone(), random_state(model, 0)
+    symmetry = toroid.find_symmetries(model, inputs)
+    pi = torch.tensor([3, 1, 5, 0, 2, 4])
+    moved = toroid.permute(state, {"1": pi}, symmetry)
+    found = toroid.align(
+        moved, to=state, symmetry=symmetry, method="activation", model=model, inputs=inputs
+    )
+    assert torch.equal(inputs, kept)
+    assert gap(found.state, state) == 0
+
+
+def test_activations_on_tokens():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    inputs = torch.randint(0, 9, (30, 5), generator=torch.Generator().manual_seed(0))
+    symmetry = toroid.find_symmetries(model, inputs, strict=False)
+    assert [g.size for g in symmetry.groups] == [6]
+    state, pi = random_state(model, 0), torch.tensor([3, 1, 5, 0, 2, 4])
+    moved = toroid.permute(state, {"1": pi}, symmetry)
+    found = toroid.align(
+        moved, to=state, symmetry=symmetry, method="activation", model=model, inputs=inputs
+    )
+    assert gap(found.state, state) == 0
 
 
 def test_bad_input_says_what_is_wrong():

@@ -100,6 +100,16 @@ def test_what_a_rescaling_changes():
         assert one == pytest.approx(two, rel=1e-9)
 
 
+def test_a_network_that_writes_into_its_input_leaves_the_data_as_they_are(trained):
+    data = trained[1]
+    model = nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Flatten(), nn.Linear(64, 10)).double()
+    state, kept = model.state_dict(), data.images.clone()
+    once = toroid.curvature.fisher_rao(state, model, data)
+    assert toroid.curvature.fisher_rao(state, model, data) == once
+    toroid.curvature.sharpness(state, model, data)
+    assert torch.equal(data.images, kept)
+
+
 def test_bad_input(trained):
     model, data, state = trained
     with pytest.raises(ValueError, match="draws is 1"):

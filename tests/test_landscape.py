@@ -42,6 +42,17 @@ def test_evaluate_is_in_evaluation_mode_and_changes_nothing(digits):
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_network_that_writes_into_its_input_leaves_the_data_as_they_are(digits, channels_last):
+    inplace = nn.LeakyReLU(0.1, inplace=True)
+    model = nn.Sequential(inplace, nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(128, 10))  # fmt: skip
+    state, kept = model.state_dict(), digits.images.clone()
+    how = {"channels_last": channels_last}
+    assert len({toroid.evaluate(state, model, digits, **how) for _ in range(3)}) == 1
+    toroid.refresh(state, model, digits, **how)
+    assert torch.equal(digits.images, kept)
+
+
 def test_refresh_is_what_pytorch_does(digits):
     model = toroid.vgg16_bn(digits.shape, width=0.05)
     fresh = toroid.refresh(model.state_dict(), model, digits, batch_size=100)

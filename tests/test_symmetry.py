@@ -517,3 +517,17 @@ def test_an_index_that_is_a_constant_only_moves():
     )
     (group,) = toroid.find_symmetries(model, torch.zeros(2, 4)).groups
     assert group.axes[-1].index == tuple((int(i),) for i in order.argsort())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [nn.LeakyReLU(0.1, inplace=True), Apply(lambda m, x: x.sub_(0.5)), nn.ReLU(inplace=True)],
+)
+def test_a_network_that_writes_into_its_input_leaves_the_callers_as_it_is(first):
+    model, x = nn.Sequential(first, nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(5, 4)
+    kept = x.clone()
+    symmetry = toroid.find_symmetries(model, x)
+    assert [g.size for g in symmetry.groups] == [6]
+    state = model.state_dict()
+    assert toroid.same_function(model, state, toroid.normalize(state, symmetry), x)
+    assert torch.equal(x, kept)

@@ -123,13 +123,20 @@ def _finish(result: Trace, outputs: Iterable[Label]) -> None:
 Values = dict[str, tuple[Tensor, Tensor]]
 
 
+def cast(x: Any, like: Tensor) -> Any:
+    """A copy of an input, for a network that may write into it; floating ones in a precision."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
+
+
 def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
     """What goes into every linear layer and convolution, and what comes out, by its weight.
 
     Both as a matrix (channels, images and places).
     """
     like = next(x for x in state.values() if x.is_floating_point())
-    model, inputs = copy.deepcopy(model).eval().to(like), inputs.to(like)
+    model, inputs = copy.deepcopy(model).eval().to(like), cast(inputs, like)
     model.load_state_dict(state)
     network = torch.export.export(model, (inputs,), strict=False).module()
     values: Values = {}

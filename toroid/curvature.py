@@ -42,11 +42,11 @@ class _Loss:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self.data.images, self.data.labels
-        dtype = next(iter(self.weights.values())).dtype
-        pairs = zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
-        return ((x.to(dtype), y) for x, y in pairs)
+        return zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
     def outputs(self, weights: Weights, images: Tensor) -> Tensor:
+        dtype = next(iter(weights.values())).dtype
+        images = images.to(dtype, copy=True)  # a network may write into them
         return self.factor * functional_call(self.network, {**self.buffers, **weights}, (images,))
 
     def share(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:

@@ -111,7 +111,8 @@ class Evaluator:
         dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
         kind = PRECISIONS.get(self.how.precision)
         with torch.autocast(images.device.type, kind, enabled=kind is not None):
-            outputs = functional_call(self.network, dict(state), (self._place(images.to(dtype)),))
+            images = self._place(images.to(dtype, copy=True))  # a network may write into them
+            outputs = functional_call(self.network, dict(state), (images,))
         return outputs.to(dtype)
 
     @torch.inference_mode()

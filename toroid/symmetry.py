@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from . import _graph
 from ._assembly import assemble
@@ -43,7 +44,8 @@ def find_symmetries(
 
     Args:
         model: Any module that exports; it is not changed.
-        example: An input of the shape the model takes, batch first, or a tuple of inputs.
+        example: An input of the shape the model takes, batch first, or a tuple of inputs; it is not
+            changed.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64, by a random element of what was found,
@@ -103,9 +105,10 @@ def _verified(
     generator = torch.Generator().manual_seed(0)
     network = copy.deepcopy(model).double().cpu().eval()
     state: State = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
-    size = sum(x.numel() for x in _tuple(example) if isinstance(x, Tensor))
+    size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
-    inputs = [[_random_like("", x, generator) for x in _tuple(example)] for _ in range(draws)]
+    like_example = partial(_random_like, "", generator=generator)
+    inputs = [tree_map(like_example, _tuple(example)) for _ in range(draws)]
     before = torch.cat([_outputs(network, state, x) for x in inputs])
 
     def wrong(groups: Sequence[Group]) -> bool:
@@ -316,7 +319,8 @@ def same_function(
         model: The network, run in evaluation mode; it is not changed.
         before: State dict.
         after: State dict to compare with it.
-        example: Inputs, batch first, or a tuple of them; cast to the precision of the states.
+        example: Inputs, batch first, or a tuple of them; not changed, but cast to the precision of
+            the states.
         tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
 
     Returns:
@@ -331,9 +335,7 @@ def same_function(
         (True, 2.0)
     """
     network = _graph.structure(model)
-    floating = next(v for v in before.values() if v.is_floating_point())
-    inputs = [x.to(floating) if x.is_floating_point() else x for x in _tuple(example)]
-    first, second = (_outputs(network, state, inputs) for state in (before, after))
+    first, second = (_outputs(network, state, _tuple(example)) for state in (before, after))
     return _compare(
         first, second, torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
     )
@@ -353,7 +355,7 @@ def _tuple(example: Any) -> tuple[Any, ...]:
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, state: State, inputs: Sequence[Any]) -> Tensor:
+def _outputs(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Tensor:
     """All outputs for each input, as a matrix (inputs, numbers)."""
     like = next(v for v in state.values() if v.is_floating_point())
     unsaved = {  # buffers that a state does not hold
@@ -362,8 +364,9 @@ def _outputs(network: nn.Module, state: State, inputs: Sequence[Any]) -> Tensor:
         if k not in state and v.is_floating_point()
     }
     counters = {k: v.clone() for k, v in state.items() if not v.is_floating_point()}
+    inputs = tree_map(partial(_graph.cast, like=like), inputs)
     outputs = tree_leaves(
-        torch.func.functional_call(network, {**unsaved, **state, **counters}, tuple(inputs))
+        torch.func.functional_call(network, {**unsaved, **state, **counters}, inputs)
     )
     tensors = [out for out in outputs if isinstance(out, Tensor)]
     rows = next((len(out) for out in tensors if out.dim()), 1)
