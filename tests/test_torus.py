@@ -216,6 +216,17 @@ def test_states_off_the_torus_are_refused_with_what_to_do():
         toroid.distance(normal, {k: v for k, v in normal.items() if k != "5.bias"}, symmetry)
 
 
+def test_states_of_two_networks_are_told_apart_by_their_integers():
+    model, _, symmetry = network("vgg16_bn")
+    a = toroid.normalize(random_state(model, 0), symmetry)
+    later = {k: v + 1 if k.endswith("num_batches_tracked") else v for k, v in a.items()}
+    assert toroid.distance(a, later, symmetry) == 0  # a counter is no part of the function
+    a, b = ({**a, "order": torch.tensor(order)} for order in ([0, 1], [1, 0]))
+    for join in (toroid.distance, toroid.Geodesic, lambda a, b, _: toroid.Linear(a, b)):
+        with pytest.raises(ValueError, match="buffer 'order' of torch.int64 is not the same"):
+            join(a, b, symmetry)
+
+
 def test_nothing_is_written_into_the_input():
     model, _, symmetry = network("resnet18")
     state = random_state(model, 0)

@@ -54,7 +54,22 @@ def check_binary(state: State) -> None:
 
 
 def check_pair(a: State, b: State) -> None:
-    """Two states belong to one network: the same names, shapes and precision."""
+    """Two states belong to one network: names, shapes, precision, and numbers that are no weights.
+
+    Integers (an order of units, a mask) are part of what a network computes; counters are not.
+    """
+    check_alike(a, b)
+    for name, tensor in a.items():
+        steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
+        if steers and not torch.equal(tensor, b[name]):
+            raise ValueError(
+                f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they are "
+                "of two networks, which no symmetry or path joins"
+            )
+
+
+def check_alike(a: State, b: State) -> None:
+    """Two states have the same names, shapes and precision."""
     if missing := sorted(a.keys() ^ b.keys()):
         raise ValueError(f"only one of the two states has {', '.join(missing[:5])}")
     for name, tensor in a.items():
@@ -73,7 +88,7 @@ def check_pair(a: State, b: State) -> None:
 def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
     kinds = {k: v.to(state[k]) if k in state else v for k, v in model.state_dict().items()}
-    check_pair(kinds, state)
+    check_alike(kinds, state)
 
 
 def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
