@@ -531,3 +531,24 @@ def test_a_network_that_writes_into_its_input_leaves_the_callers_as_it_is(first)
     state = model.state_dict()
     assert toroid.same_function(model, state, toroid.normalize(state, symmetry), x)
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("constant", [nn.Parameter(torch.ones(1)), torch.ones(1)])
+def test_an_output_that_is_a_constant_leaves_no_factor(constant):
+    model = Apply(
+        lambda m, x: (m.b(m.a(x).relu()), m.c), a=nn.Linear(4, 6), b=nn.Linear(6, 3), c=constant
+    )
+    symmetry = toroid.find_symmetries(model, torch.zeros(2, 4))
+    assert [g.name for g in symmetry.all_groups] == ["a"]
+    state = random_state(model, 0)
+    normal = toroid.normalize(state, symmetry)
+    assert toroid.same_function(model, state, normal, torch.randn(5, 4), tolerance=1e-10)
+
+
+def test_a_factor_of_the_last_layer_that_is_wrong_is_found_out_by_name():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), nn.Sigmoid())
+    axis = toroid.Axis("2.weight", 0, "out", ((0, 1, 2),))
+    factor = toroid.Symmetry((), toroid.Group("output", (toroid.Scale("output", (axis,)),)))
+    for strict in (True, False):
+        with pytest.raises(toroid.UnsupportedError, match=r"not alike after all \(output\)"):
+            toroid.find_symmetries(model, torch.zeros(2, 4), strict=strict, given=factor)

@@ -32,6 +32,8 @@ def trace(model: nn.Module, example: Tensor | tuple[Any, ...], strict: bool = Tr
             for weight in _find(Weight, outputs):
                 result.untouchable[weight.name] = "output"
             _finish(result, _find(Label, outputs))
+            if _find(Weight, outputs) or _find(Tensor, outputs):  # a factor would pass them by
+                result.freeze("scale", torch.tensor([OUTPUT]), "an output that is a constant")
     return result
 
 

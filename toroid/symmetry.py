@@ -76,9 +76,10 @@ def find_symmetries(
     by_hand: tuple[Group, ...] = ()
     if given is not None:
         check_state(model.state_dict(), given)
-        by_hand = tuple(_in_order(group, [*trace.slots.values()]) for group in given.groups)
-        symmetry = symmetry | replace(given, groups=by_hand)
-    certain = symmetry.groups if strict else by_hand
+        groups = tuple(_in_order(group, [*trace.slots.values()]) for group in given.groups)
+        given = replace(given, groups=groups)
+        symmetry, by_hand = symmetry | given, given.all_groups
+    certain = symmetry.all_groups if strict else by_hand
     return _verified(symmetry, model, example, certain) if verify else symmetry
 
 
@@ -111,8 +112,8 @@ def _verified(
     inputs = [tree_map(like_example, _tuple(example)) for _ in range(draws)]
     before = torch.cat([_outputs(network, state, x) for x in inputs])
 
-    def wrong(groups: Sequence[Group]) -> bool:
-        part = Symmetry(tuple(groups), symmetry.output)
+    def wrong(*groups: Group) -> bool:
+        part = _without(symmetry, [g for g in symmetry.all_groups if g not in groups])
         moved = _random_element(state, part, generator)
         after = torch.cat([_outputs(network, moved, x) for x in inputs])
         return not _compare(before[:, finite], after[:, finite], tolerance=1e-8)
@@ -123,9 +124,9 @@ def _verified(
             "cannot verify the symmetries of this network: no output of a random copy is finite. "
             "Pass verify=False to trust what was found."
         )
-    if not wrong(symmetry.groups):
+    if not wrong(*symmetry.all_groups):
         return symmetry
-    bad = [group for group in symmetry.groups if wrong([group])] or list(symmetry.groups)
+    bad = [group for group in symmetry.all_groups if wrong(group)] or list(symmetry.all_groups)
     message = f"units that are not alike after all ({', '.join(g.name for g in bad)})"
     if any(group in certain for group in bad):
         raise UnsupportedError(
@@ -133,8 +134,15 @@ def _verified(
             "change when they are moved. Mend groups that were given by hand; pass strict=False to "
             "leave others as they are."
         )
-    kept = tuple(group for group in symmetry.groups if group not in bad)
-    return replace(symmetry, groups=kept, refused=(*symmetry.refused, message))
+    return replace(_without(symmetry, bad), refused=(*symmetry.refused, message))
+
+
+def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
+    """The symmetry without some of its groups, or without the last layer's factor."""
+    kept = tuple(group for group in symmetry.groups if group not in groups)
+    return replace(
+        symmetry, groups=kept, output=None if symmetry.output in groups else symmetry.output
+    )
 
 
 def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
