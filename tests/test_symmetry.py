@@ -552,3 +552,13 @@ def test_a_factor_of_the_last_layer_that_is_wrong_is_found_out_by_name():
     for strict in (True, False):
         with pytest.raises(toroid.UnsupportedError, match=r"not alike after all \(output\)"):
             toroid.find_symmetries(model, torch.zeros(2, 4), strict=strict, given=factor)
+
+
+def test_a_cast_to_integers_fixes_the_scale():
+    model = Apply(
+        lambda m, x: m.b((m.a(x).relu() / 100).to(torch.int32).to(x.dtype)),
+        a=nn.Linear(4, 6),
+        b=nn.Linear(6, 3),
+    )
+    (group,) = toroid.find_symmetries(model, torch.zeros(2, 4)).groups
+    assert [s.fixed for s in group.scales] == ["a cast to integers"]

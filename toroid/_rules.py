@@ -170,6 +170,8 @@ def linear_alone(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) ->
         raise UnsupportedError("dropout that is active in evaluation mode")
     x = _activation(value(trace, x))
     trace.use(x)
+    if not node.meta["val"].is_floating_point():
+        trace.fix(x, "a cast to integers")
     return x
 
 
