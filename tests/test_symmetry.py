@@ -562,3 +562,12 @@ def test_a_cast_to_integers_fixes_the_scale():
     )
     (group,) = toroid.find_symmetries(model, torch.zeros(2, 4)).groups
     assert [s.fixed for s in group.scales] == ["a cast to integers"]
+
+
+def test_same_function_takes_whole_states():
+    model, example, _ = network("mlp")
+    state = random_state(model, 0)
+    for part in ({}, {"1.bias": state["1.bias"]}):
+        for pair in ((state, part), (part, state)):
+            with pytest.raises(ValueError, match="only one of the two states has"):
+                toroid.same_function(model, *pair, example)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from . import _graph
 from ._assembly import assemble
-from ._checks import State, check_state, check_units
+from ._checks import State, check_model, check_state, check_units
 from ._groups import Axis, Group, Scale, Symmetry, move, multiply
 from ._labels import Slot, UnsupportedError
 
@@ -334,6 +334,9 @@ def same_function(
     Returns:
         A `Report`, true if the outputs agree.
 
+    Raises:
+        ValueError: If a state does not fit the model.
+
     Example:
         >>> import torch, toroid
         >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
@@ -342,6 +345,8 @@ def same_function(
         >>> bool(report), round(report.factor, 3)
         (True, 2.0)
     """
+    for state in (before, after):
+        check_model(state, model)
     network = _graph.structure(model)
     first, second = (_outputs(network, state, _tuple(example)) for state in (before, after))
     return _compare(
