@@ -227,6 +227,55 @@ def test_states_of_two_networks_are_told_apart_by_their_integers():
             join(a, b, symmetry)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-18, 1e18, 1e25, 1e30])
+def test_scales_of_any_size_are_removed(size):
+    model, example, symmetry = network("mlp")
+    state = {k: v.float() for k, v in random_state(model, 0).items()}
+    state["1.weight"][3] = 0  # its bias settles its scale
+    with pytest.warns(UserWarning, match=r"\(1: 1\)"):
+        normal = toroid.normalize(state, symmetry)
+    factors = {"1": torch.full((symmetry["1"].size,), size)}
+    moved = toroid.rescale(state, factors, symmetry)
+    with pytest.warns(UserWarning, match=r"\(1: 1\)"):
+        again = toroid.normalize(moved, symmetry)
+    assert gap(normal, again) < 1e-6
+    with pytest.raises(ValueError, match="'1' has norm"):
+        toroid.distance(normal, moved, symmetry)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["1.weight", "1.bias", "5.bias"])
+def test_numbers_that_are_not_finite_are_refused(bad, name):
+    model, _, symmetry = network("mlp")
+    normal = toroid.normalize(random_state(model, 0), symmetry)
+    other = {**normal, name: normal[name].clone()}
+    other[name].view(-1)[1] = bad
+    for join in (toroid.distance, toroid.log, toroid.Geodesic):
+        for pair in ((normal, other), (other, normal)):
+            with pytest.raises(ValueError, match=f"'{name}' contains NaN or infinite"):
+                join(*pair, symmetry)
+    with pytest.raises(ValueError, match=f"'{name}' contains NaN or infinite"):
+        toroid.normalize(other, symmetry)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["mlp", "vgg16_bn", "resnet18"])
+def test_the_torus_of_few_bits(name, dtype):
+    model, _, symmetry = network(name)
+    exact = [toroid.normalize(random_state(model, s), symmetry) for s in (0, 1)]
+    states = [{k: v.to(dtype) for k, v in random_state(model, s).items()} for s in (0, 1)]
+    a, b = (toroid.normalize(s, symmetry) for s in states)
+    eps = torch.finfo(dtype).eps
+    assert {v.dtype for v in a.values() if v.is_floating_point()} == {dtype}
+    assert gap(toroid.normalize(a, symmetry), a) <= 2 * eps
+    assert toroid.distance(a, a, symmetry) == 0
+    assert toroid.distance(a, b, symmetry) == pytest.approx(
+        toroid.distance(*exact, symmetry), rel=1e-2
+    )
+    for state in (toroid.geodesic(a, b, 0.3, symmetry), toroid.exp(a, toroid.log(a, b, symmetry), symmetry)):  # fmt: skip
+        assert toroid.distance(a, state, symmetry) > 0  # it is on the torus
+
+
 def test_nothing_is_written_into_the_input():
     model, _, symmetry = network("resnet18")
     state = random_state(model, 0)

@@ -38,7 +38,9 @@ def check_state(state: State, symmetry: Symmetry) -> None:
 def check_finite(state: State) -> None:
     """No tensor of a state holds NaN or infinite numbers."""
     for name, tensor in state.items():
-        if not tensor.isfinite().all():
+        floating = tensor.is_floating_point() and tensor.numel()
+        # both ends of the range are NaN if one number is
+        if floating and not torch.stack(tensor.aminmax()).isfinite().all():
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
 
 

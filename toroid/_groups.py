@@ -22,6 +22,26 @@ OF_PARTS = "of its parts"
 POWERS = {"out": 1, "late": 1, "bias": 1, "mean": 1, "var": 2, "in": -1, "slope": 0}
 
 
+def widened(x: Tensor) -> Tensor:
+    """In float32, where a tensor is of less: norms and angles take more than 8 bits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def largest(rows: Tensor) -> Tensor:
+    """The largest size of a number in each row, (rows, 1); 1 where all are zero."""
+    size = rows.abs().amax(1, keepdim=True)
+    return torch.where(size > 0, size, 1)
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """The norm of each row, whatever the size of its numbers."""
+    norms, limits = rows.norm(dim=1), torch.finfo(rows.dtype)
+    if (norms < (limits.tiny / limits.eps) ** 0.5).any() or norms.isinf().any():
+        size = largest(rows)  # the numbers' own squares are not representable
+        norms = (rows / size).norm(dim=1) * size[:, 0]
+    return norms
+
+
 @dataclass(frozen=True)
 class Axis:
     """Where the units of a group appear: positions along one dimension of one parameter.
@@ -158,9 +178,9 @@ class Scale:
         return tuple(axis for axis in self.axes if axis.role in roles)
 
     def vectors(self, state: State, bias: str = "euclidean") -> Tensor:
-        """The vector of each unit, (units, numbers)."""
+        """The vector of each unit, (units, numbers), in float32 or better."""
         rows = [axis.rows(state[axis.parameter]) for axis in self.sphere(bias)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+        return widened(rows[0] if len(rows) == 1 else torch.cat(rows, 1))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import _graph
 from ._checks import State
-from ._groups import Axis, Group, Scale, Symmetry
+from ._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ._overlaps import Moves, Overlaps, assign
 
 
@@ -197,9 +197,8 @@ def _units(run: _graph.Values, group: Group) -> list[tuple[Axis, Tensor]]:
 
 def unit_length(rows: Tensor) -> Tensor:
     """Rows divided by their norm, whatever their size; zero rows stay zero."""
-    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
-    largest = rows.abs().amax(1, keepdim=True)
-    return nn.functional.normalize(rows / torch.where(largest > 0, largest, 1), dim=1)
+    rows = widened(rows)
+    return nn.functional.normalize(rows / largest(rows), dim=1)
 
 
 def cosines_of_pairs(state: State, to: State, group: Group) -> Tensor:

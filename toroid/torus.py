@@ -12,8 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from ._checks import BIASES, State, check_choice, check_pair, check_state
-from ._groups import Scale, multiply
+from ._checks import BIASES, State, check_choice, check_finite, check_pair, check_state
+from ._groups import Scale, lengths, multiply, widened
 from .symmetry import Symmetry
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
@@ -36,9 +36,10 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
 
     Returns:
         The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
+        States of less than float32 are computed in it and rounded once, at the end.
 
     Raises:
-        ValueError: If the state does not fit the symmetry, or `bias` is another word.
+        ValueError: If the state does not fit the symmetry or holds NaN, or `bias` is another word.
 
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
@@ -57,10 +58,11 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
     """
     check_state(state, symmetry)
     check_choice("bias", bias, BIASES)
-    result = dict(state)
+    check_finite(state)
+    result = {k: widened(v) for k, v in state.items()}
     dead = {}
     for scale in symmetry.scales:
-        norms = scale.vectors(result, bias).norm(dim=1)
+        norms = lengths(scale.vectors(result, bias))
         if count := int((norms == 0).sum()):
             dead[scale.name] = count
             norms = _settle_dead(result, scale, norms)
@@ -68,7 +70,7 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
     if dead:
         listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
         warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=2)
-    return result
+    return {k: v.to(state[k].dtype) for k, v in result.items()}
 
 
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:
@@ -80,9 +82,9 @@ def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tenso
     """
     carried = [axis for axis in scale.axes if axis.power > 0 and axis.role != "late"]
     rows = [
-        (axis.rows(state[axis.parameter]) + axis.eps).abs() ** (2 / axis.power) for axis in carried
+        (axis.rows(state[axis.parameter]) + axis.eps).abs() ** (1 / axis.power) for axis in carried
     ]
-    norms = torch.where(norms > 0, norms, torch.cat(rows, 1).sum(1).sqrt())
+    norms = torch.where(norms > 0, norms, lengths(torch.cat(rows, 1)))
     late = [axis.rows(state[axis.parameter]) for axis in scale.axes if axis.role == "late"]
     silent = norms == 0
     for rows_late in late:
@@ -110,7 +112,7 @@ def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -
         For each scale, by name, angles (units,) in [0, π]; ``"output"`` is the last layer's one.
 
     Raises:
-        ValueError: If the states do not fit or are not normalised (with the same `bias`).
+        ValueError: If the states do not fit, hold NaN or are not normalised (with the same `bias`).
 
     Example:
         >>> import torch, toroid
@@ -223,14 +225,17 @@ def great_circles(
     for scale in symmetry.scales:
         ends = [(_sine_ratio(theta[scale.name], s), s) for s in (1 - t, t)]
         for axis in scale.sphere(bias):
-            like = a[axis.parameter]
+            like = widened(a[axis.parameter])
             lines = [axis.spread(weight, like, fill=s) for weight, s in ends]
             if axis.parameter in weights:  # other units have other positions of it
                 own = axis.spread(torch.ones_like(ends[0][0]), like, fill=0.0) > 0
                 pairs = zip(lines, weights[axis.parameter], strict=True)
                 lines = [torch.where(own, line, other) for line, other in pairs]
             weights[axis.parameter] = lines
-    curved = {k: torch.mul(a[k], near).addcmul_(b[k], far) for k, (near, far) in weights.items()}
+    curved = {
+        k: torch.mul(a[k], near).addcmul_(widened(b[k]), far).to(a[k].dtype)
+        for k, (near, far) in weights.items()
+    }
     return {
         k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
         for k, v in a.items()
@@ -317,7 +322,7 @@ def exp(
         A normalised state.
 
     Raises:
-        ValueError: If `a` does not fit or is not normalised.
+        ValueError: If `a` does not fit, holds NaN or is not normalised.
 
     Example:
         >>> import torch, toroid
@@ -342,7 +347,8 @@ def write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -
     """Put each unit's vector back where `Scale.vectors` took it from."""
     sizes = [axis.rows(result[axis.parameter]).shape[1] for axis in scale.sphere(bias)]
     for axis, part in zip(scale.sphere(bias), vectors.split(sizes, dim=1), strict=True):
-        result[axis.parameter] = axis.put(result[axis.parameter], part)
+        tensor = result[axis.parameter]
+        result[axis.parameter] = axis.put(tensor, part.to(tensor))
 
 
 def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:
@@ -351,10 +357,12 @@ def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:
     check_pair(a, b)
     check_state(a, symmetry)
     for state in (a, b):
+        check_finite(state)
         for scale in symmetry.scales:
-            norms = scale.vectors(state, bias).norm(dim=1)
-            off = ((norms - 1).abs() > 1e-3) & (norms > 0)
-            if off.any():
+            vectors = scale.vectors(state, bias)
+            norms, precision = vectors.norm(dim=1), state[scale.sphere(bias)[0].parameter].dtype
+            off = (norms - 1).abs() > max(1e-3, 8 * torch.finfo(precision).eps)
+            if off.any() and (off := off & vectors.any(1)).any():  # a dead unit's norm is 0
                 unit = int(off.nonzero()[0])
                 raise ValueError(
                     f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the "
