@@ -116,6 +116,11 @@ def test_batchnorm_and_bad_input(trained):
         toroid.local_energy(state, model, data, sigma=0.1, noise="gaussian")
     with pytest.raises(ValueError, match="probabilities, 0 to 1"):
         toroid.local_energy(state, model, data, sigma=1.5, noise="flips")
+    for wrong in ([], float("nan"), [0.1, float("nan")], float("inf"), -1):
+        with pytest.raises(
+            ValueError, match=r"one or more sizes of \w+ noise, finite and not below 0"
+        ):
+            toroid.local_energy(state, model, data, sigma=wrong)
     with pytest.raises(ValueError, match="draws is 0"):
         toroid.local_energy(state, model, data, sigma=0.1, draws=0)
     with pytest.raises(ValueError, match="needs a symmetry"):

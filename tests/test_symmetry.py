@@ -571,3 +571,26 @@ def test_same_function_takes_whole_states():
         for pair in ((state, part), (part, state)):
             with pytest.raises(ValueError, match="only one of the two states has"):
                 toroid.same_function(model, *pair, example)
+
+
+def test_what_is_no_tensor_no_symmetry_or_no_model_is_refused():
+    model, example, symmetry = network("leaky")
+    state, order = random_state(model, 0), list(range(6))
+    for wrong, kind in ((order, "a list"), (torch.arange(6).numpy(), "a ndarray")):
+        with pytest.raises(ValueError, match=f"permutation of '1' is {kind}; it takes a tensor"):
+            toroid.permute(state, {"1": wrong}, symmetry)
+    for wrong in (torch.arange(6.0), torch.ones(6, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"tensor of torch\.\w+; it takes integers"):
+            toroid.permute(state, {"1": wrong}, symmetry)
+    for wrong, kind in ((order, "a list"), (2.0, "a float")):
+        with pytest.raises(ValueError, match=f"factor of '1' is {kind}; it takes a tensor"):
+            toroid.rescale(state, {"1": wrong}, symmetry)
+    with pytest.raises(ValueError, match="sign of '3' is a list; it takes a tensor"):
+        toroid.flip(random_state(network("tanh")[0], 0), {"3": [1] * 5}, network("tanh")[2])
+    normal = toroid.normalize(state, symmetry)
+    with pytest.raises(ValueError, match=r"symmetry is 0\.5; it takes what find_symmetries"):
+        toroid.geodesic(normal, normal, symmetry, 0.5)
+    with pytest.raises(ValueError, match="symmetry is None; it takes what find_symmetries"):
+        toroid.align(state, to=state, symmetry=None)
+    with pytest.raises(ValueError, match=r"takes the model, a torch\.nn\.Module, got a dict"):
+        toroid.find_symmetries(state, example)

@@ -223,13 +223,13 @@ def test_states_of_two_networks_are_told_apart_by_their_integers():
     assert toroid.distance(a, later, symmetry) == 0  # a counter is no part of the function
     a, b = ({**a, "order": torch.tensor(order)} for order in ([0, 1], [1, 0]))
     for join in (toroid.distance, toroid.Geodesic, lambda a, b, _: toroid.Linear(a, b)):
-        with pytest.raises(ValueError, match="buffer 'order' of torch.int64 is not the same"):
+        with pytest.raises(ValueError, match="buffer 'order' of .* is not the same"):
             join(a, b, symmetry)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-25, 1e-18, 1e18, 1e25, 1e30])
 def test_scales_of_any_size_are_removed(size):
-    model, example, symmetry = network("mlp")
+    model, _, symmetry = network("mlp")
     state = {k: v.float() for k, v in random_state(model, 0).items()}
     state["1.weight"][3] = 0  # its bias settles its scale
     with pytest.warns(UserWarning, match=r"\(1: 1\)"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .data import Dataset
+
 if TYPE_CHECKING:
     from ._groups import Group, Symmetry
 
@@ -17,6 +19,8 @@ BIASES = ("euclidean", "joint")
 
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
+    if not hasattr(symmetry, "all_groups"):
+        raise ValueError(f"symmetry is {symmetry!r:.80}; it takes what find_symmetries returns")
     for group in symmetry.all_groups:
         for axis in group.axes:
             if axis.parameter not in state:
@@ -65,8 +69,8 @@ def check_pair(a: State, b: State) -> None:
         steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
         if steers and not torch.equal(tensor, b[name]):
             raise ValueError(
-                f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they are "
-                "of two networks, which no symmetry or path joins"
+                f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they "
+                "are of two networks, which no symmetry or path joins"
             )
 
 
@@ -93,8 +97,20 @@ def check_model(state: State, model: nn.Module) -> None:
     check_alike(kinds, state)
 
 
+def check_data(data: object) -> None:
+    """Images and labels as two tensors, at least one of each."""
+    if not isinstance(data, Dataset):
+        raise ValueError(
+            f"data are a {type(data).__name__}; they take a toroid.data.Dataset(images, labels, "
+            "classes) of two tensors. From a loader: images, labels = map(torch.cat, zip(*loader))"
+        )
+    if not len(data):
+        raise ValueError(f"the data set {data.name!r} is empty")
+
+
 def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
     """A permutation holds every unit of a group once; returns the group."""
+    check_tensor(f"the permutation of {name!r}", permutation, floating=False)
     groups = {group.name: group for group in symmetry.groups}
     if name not in groups:
         raise ValueError(f"no group {name!r} to permute; there are {', '.join(groups)}")
@@ -107,6 +123,14 @@ def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
             f"got a tensor of shape {tuple(permutation.shape)}: {permutation.tolist()[:8]}"
         )
     return groups[name]
+
+
+def check_tensor(name: str, values: object, *, floating: bool) -> None:
+    """A tensor, of integers if it must not be of floating numbers."""
+    if not isinstance(values, Tensor):
+        raise ValueError(f"{name} is a {type(values).__name__}; it takes a tensor: torch.tensor()")
+    if not floating and (values.is_floating_point() or values.dtype == torch.bool):
+        raise ValueError(f"{name} is a tensor of {values.dtype}; it takes integers: .long()")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

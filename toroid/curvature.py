@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cross_entropy
 
-from ._checks import State, check_model
+from ._checks import State, check_data, check_model
 from ._graph import structure
 from .data import Dataset
 
@@ -32,8 +32,7 @@ class _Loss:
         self, state: State, model: nn.Module, data: Dataset, factor: float, batch_size: int
     ) -> None:
         check_model(state, model)
-        if not len(data):
-            raise ValueError(f"the data set {data.name!r} is empty")
+        check_data(data)
         names = [name for name, _ in model.named_parameters()]
         self.weights = {k: state[k].detach() for k in names}
         self.buffers = {k: v for k, v in state.items() if k not in self.weights}
@@ -118,8 +117,8 @@ def hessian(
         ``(eigenvalue, trace, trace_error)``.
 
     Raises:
-        ValueError: If the state does not fit the model, the data set is empty, or `draws` is below
-            2.
+        ValueError: If the state does not fit the model, the data set is empty or no `Dataset`, or
+            `draws` is below 2.
 
     Example:
         >>> import torch, toroid
@@ -174,8 +173,8 @@ def sharpness(
         A difference of losses, in nats; 0 where the gradient is 0.
 
     Raises:
-        ValueError: If the state does not fit the model, the data set is empty, or the radius is not
-            positive.
+        ValueError: If the state does not fit the model, the data set is empty or no `Dataset`, or
+            the radius is not positive.
 
     Example:
         >>> import torch, toroid
@@ -215,7 +214,7 @@ def fisher_rao(
         At least 0.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty.
+        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid

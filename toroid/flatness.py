@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import torus
-from ._checks import State, check_choice, check_model
+from ._checks import State, check_choice, check_data, check_model
 from .data import Dataset
 from .landscape import Evaluation, Evaluator
 from .symmetry import Symmetry
@@ -57,8 +57,8 @@ def local_energy(
         One row for each σ: ``sigma, energy, standard_error``, of fractions misclassified.
 
     Raises:
-        ValueError: If a word is unknown, a size out of range, the noise needs a symmetry, or the
-            state is not on the torus.
+        ValueError: If a word is unknown, a size is missing, NaN or out of range, the noise needs a
+            symmetry, the state is not on the torus, or the data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -72,6 +72,7 @@ def local_energy(
     kind = noise or ("multiplicative" if symmetry is None else "torus")
     check_choice("noise", kind, NOISES)
     check_model(state, model)
+    check_data(data)
     if kind == "torus" and symmetry is None:
         raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
     names = [name for name, _ in model.named_parameters()]
@@ -83,9 +84,10 @@ def local_energy(
         return evaluator.score(point, data).error
 
     sizes = [float(s) for s in np.atleast_1d(sigma)]
-    if min(sizes) < 0 or (kind == "flips" and max(sizes) > 1):
-        limit = "probabilities, 0 to 1" if kind == "flips" else "not below 0"
-        raise ValueError(f"sigma is {sigma}; sizes of {kind} noise are {limit}")
+    most = 1 if kind == "flips" else np.finfo(float).max
+    if not sizes or not all(0 <= size <= most for size in sizes):  # NaN is neither
+        limit = "probabilities, 0 to 1" if kind == "flips" else "finite and not below 0"
+        raise ValueError(f"sigma is {sigma}; it takes one or more sizes of {kind} noise, {limit}")
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be positive")
     start, grown = error(state), np.empty((len(sizes), draws))

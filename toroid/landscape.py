@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from ._checks import State, check_choice, check_model
+from ._checks import State, check_choice, check_data, check_model
 from ._graph import structure
 from .data import Dataset
 from .models import _BinaryLinear
@@ -30,7 +30,10 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class Score(NamedTuple):
-    """How a state does on a data set: fraction misclassified, and mean cross-entropy in nats."""
+    """How a state does on a data set: fraction misclassified, and mean cross-entropy in nats.
+
+    An image whose outputs are not all finite is misclassified.
+    """
 
     error: float
     loss: float
@@ -89,8 +92,6 @@ class Evaluator:
             )
 
     def _batches(self, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-        if not len(data):
-            raise ValueError(f"the data set {data.name!r} is empty")
         # of nearly equal size: BatchNorm's statistics weigh them alike
         parts = -(-len(data) // self.how.batch_size)
         return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
@@ -118,6 +119,7 @@ class Evaluator:
     @torch.inference_mode()
     def score(self, state: State, data: Dataset) -> Score:
         """Error and loss."""
+        check_data(data)
         if self.binary and not data.binary:
             raise ValueError(
                 f"precision is 'int8', but images of {data.name!r} are not of ±1, as those of "
@@ -127,13 +129,15 @@ class Evaluator:
         wrong, loss = 0, 0.0
         for images, labels in self._batches(data):
             outputs = self._outputs(placed, images)
-            wrong += int((outputs.argmax(1) != labels).sum())
+            right = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
+            wrong += int((~right).sum())
             loss += float(cross_entropy(outputs, labels, reduction="sum"))
         return Score(wrong / len(data), loss / len(data))
 
     @torch.no_grad()
     def refresh(self, state: State, data: Dataset) -> dict[str, Tensor]:
         """The state with BatchNorm's statistics of these images."""
+        check_data(data)
         result = {k: self._place(v) for k, v in state.items()} if self.norms else dict(state)
         starts = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
         for name, module in self.norms.items():
@@ -161,7 +165,7 @@ def evaluate(state: State, model: nn.Module, data: Dataset, **how: Any) -> Score
         ``(error, loss)``.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty.
+        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -192,7 +196,7 @@ def refresh(state: State, model: nn.Module, data: Dataset, **how: Any) -> dict[s
         The state with new running means and variances; without BatchNorm, an equal state.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty.
+        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -290,8 +294,8 @@ def along(
         A `Curve`, or a dict of them when `data` is a mapping.
 
     Raises:
-        ValueError: If there are fewer than two places, they do not ascend, or `ends` are not those
-            of the data sets.
+        ValueError: If there are fewer than two places, they do not ascend, `ends` are not those
+            of the data sets, or a data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -302,11 +306,13 @@ def along(
         array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     places = _places(points)
-    single = isinstance(data, Dataset)
-    several = {"": data} if isinstance(data, Dataset) else data
+    several = data if isinstance(data, Mapping) else {"": data}
+    single = several is not data
     known: Any = {"": ends} if single and ends is not None else ends
     if known is not None and known.keys() != several.keys():
         raise ValueError(f"ends are those of {sorted(known)}, the data sets are {sorted(several)}")
+    for part in (*several.values(), *([] if refresh is None else [refresh])):
+        check_data(part)
     check_model(path(float(places[0])), model)
     inner = places if known is None else places[1:-1]
     evaluator = Evaluator(model, Evaluation(**how))
@@ -370,7 +376,8 @@ def plane(
 
     The plane is that of the parameters; lengths are Euclidean. With a symmetry, each of its points
     is moved to the nearest point of the torus: the line between two of the states becomes the great
-    circles between them, each walked at a speed of its own.
+    circles between them, each walked at a speed of its own. Running variances that would be
+    negative beyond the states are 0.
 
     Args:
         states: Three states, not on one line.
@@ -388,7 +395,8 @@ def plane(
         The map.
 
     Raises:
-        ValueError: If there are not three states, or they lie on one line.
+        ValueError: If there are not three states, they lie on one line, or a data set is empty or
+            no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -423,12 +431,13 @@ def plane(
 
 
 def _affine(states: Sequence[State], second: float, third: float) -> dict[str, Tensor]:
-    """``a + second (b - a) + third (c - a)``."""
+    """``a + second (b - a) + third (c - a)``, variances not below 0."""
     a, b, c = states
-    return {
+    result = {
         k: v + second * (b[k] - v) + third * (c[k] - v) if v.is_floating_point() else v
         for k, v in a.items()
     }
+    return {k: v.clamp_min(0) if k.endswith("running_var") else v for k, v in result.items()}
 
 
 def _coordinates(states: Sequence[State], names: Sequence[str]) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from . import _graph
 from ._assembly import assemble
-from ._checks import State, check_model, check_state, check_units
+from ._checks import State, check_model, check_state, check_tensor, check_units
 from ._groups import Axis, Group, Scale, Symmetry, move, multiply
 from ._labels import Slot, UnsupportedError
 
@@ -60,7 +60,8 @@ def find_symmetries(
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
             the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
             left as they are and listed; but a group by hand that does it is an error).
-        ValueError: If `given` has a group that is found as well, or does not fit the model.
+        ValueError: If `model` is no module, or `given` has a group that is found as well, or does
+            not fit the model.
 
     Example:
         >>> import torch, toroid
@@ -71,6 +72,11 @@ def find_symmetries(
         >>> len(symmetry["3"].axes[-1].index[0])  # a channel feeds 7 x 7 columns
         49
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"find_symmetries takes the model, a torch.nn.Module, got a {type(model).__name__}; "
+            "a state dict does not say what is computed"
+        )
     trace = _graph.trace(model, example, strict)
     symmetry = assemble(trace)
     by_hand: tuple[Group, ...] = ()
@@ -191,7 +197,8 @@ def permute(
         A state of the same function. Tensors that no permutation touches are shared with the input.
 
     Raises:
-        ValueError: If a group is unknown, or a tensor is not a permutation of its units.
+        ValueError: If a group is unknown, or what is given is no tensor of integers that holds each
+            of its units once.
 
     Example:
         >>> import torch, toroid
@@ -223,7 +230,8 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
         A state of the same function (times the factor of ``"output"``, if that is given).
 
     Raises:
-        ValueError: If a scale is unknown or fixed, or a factor is not positive and finite.
+        ValueError: If a scale is unknown or fixed, or a factor is no tensor, or not positive and
+            finite.
 
     Example:
         >>> import torch, toroid
@@ -239,6 +247,7 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
     for name, factor in factors.items():
         if name not in scales:
             raise ValueError(f"no free scale {name!r}; there are {', '.join(scales)}")
+        check_tensor(f"the factor of {name!r}", factor, floating=True)
         size = len(scales[name].axes[0].index)
         if factor.shape != (size,) or not (torch.isfinite(factor).all() and (factor > 0).all()):
             raise ValueError(
@@ -263,7 +272,7 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
         A state of the same function.
 
     Raises:
-        ValueError: If a group is unknown or not odd, or a sign is not 1 or -1.
+        ValueError: If a group is unknown or not odd, or a sign is no tensor, or not 1 or -1.
 
     Example:
         >>> import torch, toroid
@@ -283,6 +292,7 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
             raise ValueError(
                 f"no group {name!r} whose sign is free; there are {', '.join(odd) or 'none'}"
             )
+        check_tensor(f"the sign of {name!r}", sign, floating=True)
         size = len(odd[name].axes[0].index)
         if sign.shape != (size,) or not (sign.abs() == 1).all():
             raise ValueError(
