@@ -594,3 +594,91 @@ def test_what_is_no_tensor_no_symmetry_or_no_model_is_refused():
         toroid.align(state, to=state, symmetry=None)
     with pytest.raises(ValueError, match=r"takes the model, a torch\.nn\.Module, got a dict"):
         toroid.find_symmetries(state, example)
+
+
+class CastNorm(nn.LayerNorm):
+    """Computes in float32, whatever comes in."""
+
+    def forward(self, x):
+        return super().forward(x.float()).to(x.dtype)
+
+
+def soft(dtype):
+    return Apply(lambda m, x: torch.softmax(x, -1, dtype=dtype).to(x.dtype))
+
+
+def root_mean_square(m, x):
+    wide = x.float()
+    return m.gain * (wide * (wide.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt()).to(x.dtype)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        CastNorm(6),
+        Apply(root_mean_square, gain=nn.Parameter(torch.ones(6))),
+        soft(torch.float32),
+        soft(torch.bfloat16),
+        Apply(lambda m, x: x.to(torch.bfloat16).relu().to(x.dtype)),
+    ],
+)
+def test_a_network_that_casts_is_verified_at_that_precision(middle):
+    model = nn.Sequential(nn.Linear(4, 6), middle, nn.Linear(6, 3))
+    (group,) = toroid.find_symmetries(model, torch.zeros(2, 4)).groups
+    assert group.size == 6
+    wrong = nn.Sequential(nn.Linear(4, 6), Mixed(), nn.Linear(6, 6), middle, nn.Linear(6, 3))
+    with pytest.raises(toroid.UnsupportedError, match=r"not alike after all \(0\)"):
+        toroid.find_symmetries(
+            wrong, torch.zeros(2, 4), strict=False, given=by_hand("0", "2", fixed="?")
+        )
+
+
+def test_inputs_in_a_dict():
+    model = Apply(lambda m, d: m.b(m.a(d["x"]).relu()), a=nn.Linear(4, 6), b=nn.Linear(6, 3))
+    for example in ({"x": torch.randn(5, 4)}, ({"x": torch.randn(5, 4)},)):
+        symmetry = toroid.find_symmetries(model, example)
+        assert [g.size for g in symmetry.groups] == [6]
+        state = random_state(model, 0)
+        assert toroid.same_function(model, state, toroid.normalize(state, symmetry), example)
+
+
+@pytest.mark.parametrize("units", [3, 5])
+def test_a_weight_that_is_a_vector_is_refused_by_name(units):
+    model = Apply(
+        lambda m, x: torch.stack([nn.functional.linear(m.a(x).relu(), m.v), x[:, 0]], 1),
+        a=nn.Linear(4, units),
+        v=nn.Parameter(torch.randn(units)),
+    )
+    with pytest.raises(toroid.UnsupportedError, match=r"'linear' .*vector; give it the shape \(1,"):
+        toroid.find_symmetries(model, torch.zeros(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_weight_that_is_computed_outside_of_the_graph_is_refused_by_name():
+    first = nn.utils.weight_norm(nn.Linear(4, 6))
+    model, example = nn.Sequential(first, nn.ReLU(), nn.Linear(6, 3)), torch.zeros(2, 4)
+    with pytest.raises(toroid.UnsupportedError, match="'weight' of module '0' is computed from"):
+        toroid.find_symmetries(model, example)
+    nn.utils.remove_weight_norm(first)  # as the message says
+    assert [g.size for g in toroid.find_symmetries(model, example).groups] == [6]
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, w: x @ w.t(),
+        lambda x, w: x @ w.T,
+        lambda x, w: x @ w.mT,
+        lambda x, w: x @ w,
+        lambda x, w: torch.matmul(x, w.transpose(0, 1)),
+    ],
+)
+def test_a_layer_that_is_written_as_a_product_is_refused_with_what_to_write(product):
+    model = Apply(
+        lambda m, x: m.b(product(x, m.w).relu()),
+        w=nn.Parameter(torch.randn(4, 4)),
+        b=nn.Linear(4, 3),
+    )
+    for x in (torch.zeros(2, 4), torch.zeros(2, 5, 4)):
+        with pytest.raises(toroid.UnsupportedError, match=r"functional\.linear\(x, weight\)"):
+            toroid.find_symmetries(model, x)

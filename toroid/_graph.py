@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -17,13 +18,28 @@ from ._labels import KINDS, OUTPUT, Label, Trace, UnsupportedError, Weight, stil
 from ._rules import RULES, operation
 
 
-def trace(model: nn.Module, example: Tensor | tuple[Any, ...], strict: bool = True) -> Trace:
-    """Run `model`'s exported graph on labels and collect what it says."""
+def export(model: nn.Module, example: Any) -> ExportedProgram:
+    """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
     _check_names(model)
-    model = structure(model)
     inputs = example if isinstance(example, tuple) else (example,)
-    exported = torch.export.export(model, inputs, strict=False)
-    result, values = Trace(), _placeholders(exported, model.state_dict().keys())
+    return torch.export.export(structure(model), inputs, strict=False)
+
+
+def precision(exported: ExportedProgram) -> torch.dtype:
+    """The lowest precision that the graph casts numbers to by name; float64 if there is none."""
+    lowest, computed = torch.float64, set[Node]()
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" or not computed.isdisjoint(node.all_input_nodes):
+            computed.add(node)
+            for x in (*node.args, *node.kwargs.values()):
+                if isinstance(x, torch.dtype) and x.is_floating_point:
+                    lowest = max(lowest, x, key=lambda dtype: torch.finfo(dtype).eps)
+    return lowest
+
+
+def trace(exported: ExportedProgram, saved: Collection[str], strict: bool = True) -> Trace:
+    """Run a graph on labels and collect what it says; `saved` are the names in the state dict."""
+    result, values = Trace(), _placeholders(exported, saved)
     for node in exported.graph.nodes:
         if node.op == "call_function":
             values[node] = _call(result, node, values, strict)
@@ -49,7 +65,7 @@ def _check_names(model: nn.Module) -> None:
             )
 
 
-def _placeholders(exported: torch.export.ExportedProgram, saved: Iterable[str]) -> dict[Node, Any]:
+def _placeholders(exported: ExportedProgram, saved: Collection[str]) -> dict[Node, Any]:
     """What the graph begins with: weights by name, constants as they are, inputs that stay."""
     values: dict[Node, Any] = {}
     signature, state = exported.graph_signature, exported.state_dict
@@ -184,5 +200,13 @@ def place(node: Node) -> str:
 
 def structure(model: nn.Module) -> nn.Module:
     """A copy of a model's modules, in evaluation mode, that shares its tensors."""
+    for path, module in model.named_modules():
+        for name, x in vars(module).items():
+            if isinstance(x, Tensor) and not x.is_leaf:  # it cannot be copied, and gets stale
+                raise UnsupportedError(
+                    f"{name!r} of module {path!r} is computed from parameters outside of the "
+                    "graph, as by torch.nn.utils.weight_norm. Make it a parameter, by "
+                    "torch.nn.utils.remove_weight_norm"
+                )
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(x): x for x in tensors}).eval()

@@ -61,8 +61,8 @@ def value(trace: Trace, x: Any) -> Any:
 @rule(
     "flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "cat", "transpose", "slice",
     "select", "expand", "stack", "chunk", "split", "split_with_sizes", "unflatten", "roll", "flip",
-    "swapaxes", "movedim", "t", "narrow", "unbind", "index", "repeat", "tile", "index_select",
-    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
+    "swapaxes", "movedim", "t", "numpy_T", "mT", "narrow", "unbind", "index", "repeat", "tile",
+    "index_select", "channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
 )  # fmt: skip
 def moves(trace: Trace, node: Node, *args: Any, **kwargs: Any) -> Any:
     """Only moves numbers: the operation itself, carried out on the labels."""
@@ -444,6 +444,8 @@ def _shift(trace: Trace, bias: Any, rows: Tensor) -> None:
 @rule("linear")
 def linear(trace: Trace, node: Node, x: Label, weight: Any, bias: Any = None) -> Label:
     """W x + b along the last dimension."""
+    if len(weight.shape) != 2:
+        raise UnsupportedError("a weight that is a vector; give it the shape (1, inputs)")
     x = _activation(value(trace, x))
     return _affine(
         trace, node, x, trace.slot(weight, 1, "in"), trace.slot(weight, 0, "out"), bias, channel=-1
@@ -582,13 +584,15 @@ def group_norm(
 
 # --- products of activations --------------------------------------------------------------------
 
+LAYER = "a layer is written as torch.nn.functional.linear(x, weight)"
+
 
 @rule("matmul", "bmm")
 def matmul(trace: Trace, node: Node, x: Any, y: Any) -> Label:
     """A product of two activations, in the last dimensions."""
     x, y = value(trace, x), value(trace, y)
     if not (isinstance(x, Label) and isinstance(y, Label)) or len(x.shape) != len(y.shape):
-        raise UnsupportedError("a matrix product of something else than two activations")
+        raise UnsupportedError(f"a matrix product of something else than two activations; {LAYER}")
     batch = "abcdefgh"[: len(x.shape) - 2]
     return _contract(trace, node, f"{batch}ij,{batch}jk->{batch}ik", x, y)
 
@@ -636,7 +640,7 @@ def _contract(
     if any(moving):  # units are summed over: both sides' are the same, and the sum is around them
         if any(varies(part, d) for part, other in ((a, right), (b, left)) for d in range(rank)
                if out[d] not in other):  # fmt: skip
-            raise UnsupportedError(f"a product {equation} that mixes units in another way")
+            raise UnsupportedError(f"a product {equation} that mixes units in another way; {LAYER}")
         trace.tie("unit", a, b)
         trace.tie("sign", _aligned(x.sign, left, out, summed), _aligned(y.sign, right, out, summed))
         for label in (x, y):

@@ -48,8 +48,9 @@ def find_symmetries(
             changed.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
-        verify: Move a copy with random weights, in float64, by a random element of what was found,
-            and compare the outputs. It costs a few runs of the network on inputs like `example`.
+        verify: Move a copy with random weights, in float64 (in float32 if the network casts to that
+            or less), by a random element of what was found, and compare the outputs. It costs a
+            few runs of the network on inputs like `example`.
         given: Groups written by hand, for what the graph does not show; merged with what is found
             (``symmetry | given``), and verified with it.
 
@@ -77,7 +78,8 @@ def find_symmetries(
             f"find_symmetries takes the model, a torch.nn.Module, got a {type(model).__name__}; "
             "a state dict does not say what is computed"
         )
-    trace = _graph.trace(model, example, strict)
+    exported = _graph.export(model, example)
+    trace = _graph.trace(exported, model.state_dict().keys(), strict)
     symmetry = assemble(trace)
     by_hand: tuple[Group, ...] = ()
     if given is not None:
@@ -86,7 +88,9 @@ def find_symmetries(
         given = replace(given, groups=groups)
         symmetry, by_hand = symmetry | given, given.all_groups
     certain = symmetry.all_groups if strict else by_hand
-    return _verified(symmetry, model, example, certain) if verify else symmetry
+    if not verify or not symmetry.all_groups:
+        return symmetry
+    return _verified(symmetry, model, example, certain, _graph.precision(exported))
 
 
 def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
@@ -104,13 +108,16 @@ def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
 
 
 def _verified(
-    symmetry: Symmetry, model: nn.Module, example: Any, certain: Sequence[Group]
+    symmetry: Symmetry,
+    model: nn.Module,
+    example: Any,
+    certain: Sequence[Group],
+    precision: torch.dtype,
 ) -> Symmetry:
     """The symmetry without the groups that change what a network with random weights says."""
-    if not symmetry.all_groups:
-        return symmetry
     generator = torch.Generator().manual_seed(0)
-    network = copy.deepcopy(model).double().cpu().eval()
+    exact = precision == torch.float64
+    network = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).cpu().eval()
     state: State = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
@@ -122,8 +129,9 @@ def _verified(
         part = _without(symmetry, [g for g in symmetry.all_groups if g not in groups])
         moved = _random_element(state, part, generator)
         after = torch.cat([_outputs(network, moved, x) for x in inputs])
-        return not _compare(before[:, finite], after[:, finite], tolerance=1e-8)
+        return not _compare(before[:, finite], after[:, finite], tolerance)
 
+    tolerance = torch.finfo(precision).eps ** 0.5
     finite = before.isfinite().all(0)
     if not finite.any():
         raise UnsupportedError(
@@ -155,7 +163,7 @@ def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
     """Random numbers of the size that keeps activations of order one; γ of both signs."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return tensor
-    numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
     if name.endswith("running_var"):
         return numbers.abs() + 0.5
     if name.endswith("bias"):
