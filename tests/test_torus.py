@@ -106,6 +106,19 @@ def test_dead_units_are_counted_and_stay_at_zero():
     assert toroid.same_function(model, state, normal, example, tolerance=1e-12)
 
 
+@QUIET
+def test_a_dead_unit_that_only_later_weights_feed_is_named():
+    model, example, symmetry = network("residual")
+    state = random_state(model, 0)
+    for name in ("start.weight", "start.bias", "write.bias"):
+        state[name][2] = 0
+    with pytest.warns(
+        UserWarning, match="dead units of 'start' that only later weights.* of 1 stays"
+    ):
+        normal = toroid.normalize(state, symmetry)
+    assert toroid.same_function(model, state, normal, example, tolerance=1e-10)
+
+
 def test_a_joint_norm_of_a_residual_stream_need_not_exist():
     """The equation of the deviations page: x = c + (B∘B)(A∘A) x has no solution x > 0 for large weights."""
     state = random_state(network("residual")[0], 0)

@@ -44,7 +44,8 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
             bias or their BatchNorm's statistics; if nothing comes out of them, what reads them is
-            set to zero.
+            set to zero. If only weights that a residual stream adds later make something of a unit,
+            its scale stays as it is, and with it differs the normal form of a rescaled state.
 
     Example:
         >>> import torch, toroid
@@ -89,6 +90,12 @@ def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tenso
     silent = norms == 0
     for rows_late in late:
         silent &= (rows_late == 0).all(1)
+    if unsettled := int(((norms == 0) & ~silent).sum()):
+        warnings.warn(
+            f"dead units of {scale.name!r} that only later weights of a residual stream feed: the "
+            f"scale of {unsettled} stays as it is, and differs between rescaled states",
+            stacklevel=3,
+        )
     for axis in scale.axes:
         if axis.role == "in":
             tensor = state[axis.parameter]
