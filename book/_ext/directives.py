@@ -1,4 +1,4 @@
-"""Directives of the book: a notebook's parameters, and what each page's run took."""
+"""Directives of the book, and how docstrings are read for it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,25 @@ class Runs(_Table):
         return rows
 
 
+def keep_colons(
+    app: object, what: str, name: str, thing: object, options: object, lines: list
+) -> None:
+    """Let napoleon take no part of a property's docstring before a colon for a type."""
+    if what in ("attribute", "property"):
+        lines.insert(0, "")
+
+
+def skip_fields(
+    app: object, what: str, name: str, thing: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out a named tuple's fields: its docstring describes them."""
+    return True if (getattr(thing, "__doc__", "") or "").startswith("Alias for field") else None
+
+
 def setup(app: object) -> dict[str, bool]:
-    """Register the directives."""
+    """Register the directives, and what acts on docstrings before napoleon does."""
     app.add_directive("parameters", Parameters)
     app.add_directive("runs", Runs)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
