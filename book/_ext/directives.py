@@ -52,8 +52,8 @@ def keep_colons(
     app: object, what: str, name: str, thing: object, options: object, lines: list
 ) -> None:
     """Let napoleon take no part of a property's docstring before a colon for a type."""
-    if what in ("attribute", "property"):
-        lines.insert(0, "")
+    if what in ("attribute", "data", "property"):
+        lines[:0] = ["..", ""]  # an empty comment
 
 
 def skip_fields(
