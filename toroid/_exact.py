@@ -57,12 +57,11 @@ def path_overlap(
 ) -> np.ndarray:  # fmt: skip
     """Overlap with the teacher along the path between two students.
 
-    ``R(t) = (a R1 + b R2) / sqrt(a² + b² + 2 a b q)``. On the geodesic ``a = sin((1-t)θ)`` and
-    ``b = sin(tθ)``, θ the angle between the students, and the root is ``sin θ``; on the straight
+    ``R(t) = (a R1 + b R2) / sqrt(a² + b² + 2 a b q)``. On the geodesic ``a = sin((1-t)θ)/sin θ``
+    and ``b = sin(tθ)/sin θ``, θ the angle between the students, and the root is 1; on the straight
     line ``a = (1-t) |w1|`` and ``b = t |w2|``, between normalised students with norms 1.
 
-    On the geodesic ``R(t) >= min(R1, R2)`` if that is not negative, since
-    ``a + b >= sin θ``; in the middle it is ``(R1 + R2) / (2 cos(θ/2))``.
+    On the geodesic ``R(t) >= min(R1, R2)`` if that is not negative, since ``a + b >= 1``; in the middle it is ``(R1 + R2) / (2 cos(θ/2))``.
 
     Args:
         t: Places, in [0, 1].
@@ -90,7 +89,7 @@ def path_overlap(
     t = np.asarray(t, float)
     theta = np.pi * error(mutual)
     if path == "geodesic" and theta > 0:
-        a, b = np.sin((1 - t) * theta), np.sin(t * theta)
+        a, b = np.sin((1 - t) * theta), np.sin(t * theta)  # sin θ drops out
     else:
         a, b = (1 - t) * norms[0], t * norms[1]
     return np.clip((a * first + b * second) / np.sqrt(a**2 + b**2 + 2 * a * b * mutual), -1, 1)
