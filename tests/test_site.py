@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from toroid import notebooks, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -44,6 +45,22 @@ def test_every_page_exists(html):
     assert (html / "index.html").exists()
     for path in FILES:
         assert (html / f"{path}.html").exists()
+
+
+def test_a_notebook_says_below_what_it_shows_and_offers_its_tables(html, pages):
+    for path in FILES:
+        name, page = Path(path).name, pages[path]
+        if name not in parameters.names():
+            assert not page.select(".run-info")
+            continue
+        (footer,) = page.select(".run-info")
+        assert f"run in {notebooks.run_info(name)['seconds']:.0f} s" in footer.text
+        assert bool(page.select("div.warning")) == (not notebooks.fresh(name))
+        offered = [html / path / ".." / link["href"] for link in footer.select("a.download")]
+        kept = sorted((ROOT / "book" / "reference").glob(f"{name}.*/*.*"))
+        assert sorted(p.resolve().read_bytes() for p in offered) == sorted(
+            p.read_bytes() for p in kept
+        )
 
 
 def test_links_inside_resolve(html, pages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -167,7 +168,8 @@ def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLID
         for ax, path in zip(row, paths, strict=True):
             _alignments(ax, curves[(curves["kind"] == kind) & _is(curves, path)])
             ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
-        row[0].set_ylabel(f"{name}\n{curves['split'].iloc[0]} error (%)")
+        label = textwrap.fill(name, 24)  # no longer than a panel is high
+        row[0].set_ylabel(f"{label}\n{curves['split'].iloc[0]} error (%)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 

@@ -16,6 +16,7 @@ def append(app: Sphinx, tree: nodes.document) -> None:
     """Add the footer; a page that is not a notebook has none."""
     name = Path(app.env.docname).name
     if name in parameters.names() and app.env.docname.startswith("book/"):
+        app.env.note_reread()  # what it says depends on more files than the page
         if not notebooks.fresh(name):
             stale = "This page is stale: its code, the library or its kept runs have changed since."
             tree.insert(0, nodes.warning("", nodes.paragraph(text=stale)))
@@ -40,7 +41,7 @@ def _tables(name: str) -> list[nodes.paragraph]:
 def _kept(name: str, title: str) -> nodes.paragraph:
     folder = parameters.root() / "book" / "reference" / f"{name}.{title}"
     info = json.loads((folder / "provenance.json").read_text())
-    line = nodes.paragraph("", nodes.literal(text=f"toroid run {name} --preset {title}"))
+    line = nodes.paragraph("", "", nodes.literal(text=f"toroid run {name} --preset {title}"))
     line += nodes.Text(f" took {info['seconds']:.0f} s on {info['device']}:")
     for path in [*sorted(folder.glob("*.csv")), folder / "provenance.json"]:
         line += [nodes.Text(" "), _download(path, folder.parent)]
