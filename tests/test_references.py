@@ -54,10 +54,11 @@ def test_a_duration_is_in_the_unit_that_shows_it(seconds, words):
 def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
     (tmp_path / "_toc.yml").touch()
-    run = tmp_path / "runs" / "minimizers.ipynb"
-    run.parent.mkdir()
-    (run.parent / "minimizers.csv").write_text("a\n1\n")
-    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(tmp_path)}}
+    run, results = tmp_path / "runs" / "minimizers.ipynb", tmp_path / "results"
+    for place in (run.parent, results):
+        place.mkdir()
+    (results / "minimizers.csv").write_text("a\n1\n")
+    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(results)}}
     run.write_text(json.dumps({"metadata": {"toroid": info}, "cells": []}))
     page = (parameters.root() / "book" / "minimizers.ipynb").read_bytes()
     (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)

@@ -61,7 +61,8 @@ def path_overlap(
     and ``b = sin(tθ)/sin θ``, θ the angle between the students, and the root is 1; on the straight
     line ``a = (1-t) |w1|`` and ``b = t |w2|``, between normalised students with norms 1.
 
-    On the geodesic ``R(t) >= min(R1, R2)`` if that is not negative, since ``a + b >= 1``; in the middle it is ``(R1 + R2) / (2 cos(θ/2))``.
+    On the geodesic ``R(t) >= min(R1, R2)`` if that is not negative, since ``a + b >= 1``; in the
+    middle it is ``(R1 + R2) / (2 cos(θ/2))``.
 
     Args:
         t: Places, in [0, 1].

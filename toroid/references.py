@@ -22,7 +22,7 @@ def keep(notebook: Path, title: str) -> Path:
     A run that was kept under this name before is replaced.
 
     Args:
-        notebook: A notebook that was run, with its CSV files beside it.
+        notebook: A notebook that was run; its CSV files are where its ``results`` says.
         title: Name of its preset.
 
     Returns:
@@ -32,10 +32,10 @@ def keep(notebook: Path, title: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.csv"):  # the page may write other tables now
         path.unlink()
-    for path in notebook.parent.glob("*.csv"):
-        shutil.copyfile(path, folder / path.name)
     info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
-    info["parameters"].pop("results", None)  # a folder of the machine that ran it
+    results = info["parameters"].pop("results", notebook.parent)  # a folder of this machine
+    for path in Path(results).glob("*.csv"):
+        shutil.copyfile(path, folder / path.name)
     defaults = {key: p.default for key, p in declared(notebook.stem).items()}
     if name := {**defaults, **info["parameters"]}.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
