@@ -6,6 +6,7 @@ be; it says nothing of speed or rounding. Importing this changes torch for the w
 """
 
 import torch
+from torch import library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import (
@@ -26,8 +27,8 @@ class Backend(_DummyBackendModule):
 
 
 _setup_privateuseone_for_python_backend("elsewhere", Backend())
-_LIBRARY = torch.library.Library("_", "IMPL")
-_LIBRARY.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+_RULES = library.Library("_", "IMPL")
+_RULES.fallback(library.fallthrough_kernel, "AutocastPrivateUse1")
 DEVICE = torch.device("elsewhere:0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,17 @@ def check_tensor(name: str, values: object, *, floating: bool) -> None:
         raise ValueError(f"{name} is a {type(values).__name__}; it takes a tensor: torch.tensor()")
     if not floating and (values.is_floating_point() or values.dtype == torch.bool):
         raise ValueError(f"{name} is a tensor of {values.dtype}; it takes integers: .long()")
+
+
+def check_whole(name: str, value: object, least: int | None = None) -> int:
+    """An integer of any library as one of Python's; `least` is 0 or 1."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it must be an integer") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} is {number}; it must be {'positive' if least else '0 or more'}")
+    return number
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

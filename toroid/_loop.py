@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import math
-import operator
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 
-from ._checks import check_choice
+from ._checks import check_choice, check_whole
 from ._graph import structure
 from .data import Dataset
 from .landscape import PRECISIONS
@@ -33,17 +32,6 @@ SCHEDULES = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "steps": lambda done: 0.2 ** ((done >= 1 / 2) + (done >= 3 / 4)),  # epochs 150 and 225 of 300
 }
-
-
-def whole(name: str, value: Any, least: int | None = None) -> int:
-    """An integer of any library as one of Python's; `least` is 0 or 1."""
-    try:
-        number = int(operator.index(value))
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; it must be an integer") from None
-    if least is not None and number < least:
-        raise ValueError(f"{name} is {number}; it must be {'positive' if least else '0 or more'}")
-    return number
 
 
 @dataclass(frozen=True)
@@ -86,7 +74,7 @@ class Settings:
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_choice("precision", self.precision, tuple(PRECISIONS))
         for name, least in (("epochs", 0), ("batch_size", 1)):
-            object.__setattr__(self, name, whole(name, getattr(self, name), least))
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
         for name, valid, what in (
             ("lr", 0 < self.lr < math.inf, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),

@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-import torch
+from torch import library
 
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []  # a library's declarations live as long as it does
+_declared: list[library.Library] = []  # declarations live as long as what declares them
 
 
 def load() -> ModuleType:
@@ -28,8 +28,8 @@ def load() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    operators = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        library.define(name + _SCHEMA)
-    _declared.append(library)
+        operators.define(name + _SCHEMA)
+    _declared.append(operators)
     return importlib.import_module("torchvision")

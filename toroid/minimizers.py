@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import data, models, training
-from ._checks import check_choice
-from ._loop import whole
+from ._checks import check_choice, check_whole
 from .landscape import evaluate
 
 __all__ = ["Minimizer", "Store", "Stored", "grid", "train_all"]
@@ -89,10 +88,10 @@ class Minimizer:
             check_choice("dataset", self.dataset, data.DATASETS)
         if not 0 < self.width < math.inf:
             raise ValueError(f"width is {self.width}; it must be positive")
-        subset = self.subset if self.subset is None else whole("subset", self.subset, 1)
+        subset = self.subset if self.subset is None else check_whole("subset", self.subset, 1)
         for name, value in (
             ("settings", _complete(self.algorithm, self.settings)), ("width", float(self.width)),
-            ("subset", subset), ("seed", whole("seed", self.seed)),
+            ("subset", subset), ("seed", check_whole("seed", self.seed)),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 

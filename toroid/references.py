@@ -28,11 +28,11 @@ def keep(notebook: Path, title: str) -> Path:
     Returns:
         The folder with the CSV files and ``provenance.json``.
     """
+    info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
     folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.csv"):  # the page may write other tables now
         path.unlink()
-    info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
     results = info["parameters"].pop("results", notebook.parent)  # a folder of this machine
     for path in Path(results).glob("*.csv"):
         shutil.copyfile(path, folder / path.name)

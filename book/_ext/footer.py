@@ -20,7 +20,8 @@ def append(app: Sphinx, tree: nodes.document) -> None:
         if not notebooks.fresh(name):
             stale = "This page is stale: its code, the library or its kept runs have changed since."
             tree.insert(0, nodes.warning("", nodes.paragraph(text=stale)))
-        tree.append(nodes.container("", _run(name), *_tables(name), classes=["run-info"]))
+        kept = [_kept(name, title) for title in references.titles(name)]
+        tree.append(nodes.container("", _run(name), *kept, classes=["run-info"]))
 
 
 def _run(name: str) -> nodes.paragraph:
@@ -33,12 +34,8 @@ def _run(name: str) -> nodes.paragraph:
     return nodes.paragraph("", text, command, nodes.Text("."))
 
 
-def _tables(name: str) -> list[nodes.paragraph]:
-    """A line for each kept run: its command, how long it took, its tables."""
-    return [_kept(name, title) for title in references.titles(name)]
-
-
 def _kept(name: str, title: str) -> nodes.paragraph:
+    """A kept run: its command, how long it took, its tables."""
     folder = parameters.root() / "book" / "reference" / f"{name}.{title}"
     info = json.loads((folder / "provenance.json").read_text())
     line = nodes.paragraph("", "", nodes.literal(text=f"toroid run {name} --preset {title}"))
