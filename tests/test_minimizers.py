@@ -27,6 +27,29 @@ def test_the_key_is_that_of_canonical_json():
     assert Minimizer(**{**SMALL, "width": 1}).key == Minimizer(**{**SMALL, "width": 1.0}).key
 
 
+KEYS = {
+    "sgd": "9278e1e41f75ad93", "replicated_sgd": "5c7f294e85927d58",
+    "adversarial": "847ade077d586ddb", "sam": "69fe5121779557ac",
+    "swa": "63fb2a9341766b13", "entropy_sgd": "9b2047254d368207",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("algorithm", "key"), KEYS.items())
+def test_keys_of_stored_minimizers_stay(algorithm, key):
+    minimizer = Minimizer(**SMALL, algorithm=algorithm)
+    assert minimizer.key.startswith(key)
+    assert "warmup" not in minimizer.json  # what came later and changes nothing
+
+
+def test_fresh_weights_that_are_not_the_defaults_are_part_of_the_description():
+    vgg16, plain = (
+        json.loads(Minimizer(architecture=name, settings={"epochs": 1}).json)
+        for name in ("vgg16", "vgg16_bn")
+    )
+    assert vgg16["initialization"] == "kaiming_normal"
+    assert "initialization" not in plain
+
+
 def test_every_field_and_setting_changes_the_key():
     base = Minimizer(**SMALL)
     others = [
@@ -40,7 +63,7 @@ def test_every_field_and_setting_changes_the_key():
         )
     ]
     changes = {"epochs": 2, "batch_size": 64, "lr": 0.2, "momentum": 0.5, "nesterov": False, "weight_decay": 0.0,
-               "schedule": "steps", "augment": True, "precision": "bfloat16"}  # fmt: skip
+               "schedule": "steps", "warmup": 1, "augment": True, "precision": "bfloat16"}  # fmt: skip
     assert changes.keys() == base.settings.keys()
     others += [
         dataclasses.replace(base, settings={**base.settings, k: v}) for k, v in changes.items()

@@ -45,12 +45,14 @@ class Settings:
         epochs: Passes over the data, an integer; 0 returns the start.
         batch_size: Images in a step, at most all of them; an epoch leaves out the remainder
             (another one each time).
-        lr: Learning rate at the start, positive.
+        lr: Learning rate at the start, after the warm-up; positive.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum (ignored without momentum).
         weight_decay: Times the weights, added to the gradient; not negative.
         schedule: ``"cosine"`` to 0, ``"steps"`` (divided by 5 at 1/2 and 3/4 of the epochs),
             ``"constant"``.
+        warmup: Epochs over which a factor on the learning rate rises linearly to 1, an integer: a
+            network without BatchNorm that starts at a high rate may never leave chance.
         augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right;
             takes images (N, channels, height, width).
         precision: ``"float32"``: that of the weights; ``"bfloat16"``: layers compute in it (by
@@ -67,13 +69,14 @@ class Settings:
     nesterov: bool = True
     weight_decay: float = 5e-4
     schedule: str = "cosine"
+    warmup: int = 0
     augment: bool = False
     precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, tuple(SCHEDULES))
         check_choice("precision", self.precision, tuple(PRECISIONS))
-        for name, least in (("epochs", 0), ("batch_size", 1)):
+        for name, least in (("epochs", 0), ("batch_size", 1), ("warmup", 0)):
             object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
         for name, valid, what in (
             ("lr", 0 < self.lr < math.inf, "positive"),
@@ -281,7 +284,7 @@ class Loop:
     ) -> list[pd.DataFrame]:
         """All epochs that are left; the history of each network."""
         ended = self._resume()
-        rate = rate or SCHEDULES[self.settings.schedule]
+        rate = self._warmed(rate or SCHEDULES[self.settings.schedule])
         ahead = range(len(self.rows[0]), 0 if ended else self.settings.epochs)
         for epoch in tqdm(ahead, disable=not self.progress, leave=False):
             lr = self.settings.lr * rate(self._fraction())
@@ -299,6 +302,11 @@ class Loop:
                 break
         columns = ["epoch", "lr", "loss", "error"]
         return [pd.DataFrame(rows, columns=None if rows else columns) for rows in self.rows]
+
+    def _warmed(self, rate: Callable[[float], float]) -> Callable[[float], float]:
+        """A schedule that rises from 0 first, step by step."""
+        steps = self.settings.warmup * self.batches
+        return lambda done: rate(done) * (min(1.0, (self.done + 1) / steps) if steps else 1.0)
 
     def _fraction(self) -> float:
         return self.done / max(1, self.settings.epochs * self.batches)

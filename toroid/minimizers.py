@@ -43,7 +43,9 @@ ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
     "entropy_sgd": training.entropy_sgd,
 }  # fmt: skip
 
-#: Settings of a training that are not part of a description, or are given by it.
+#: Settings that came later, with the value that changes nothing.
+_NEUTRAL = {("warmup", 0)}
+#: Arguments of a training that are not part of a description, or are given by it.
 _NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint", "settings"}
 
 
@@ -102,8 +104,15 @@ class Minimizer:
 
     @property
     def json(self) -> str:
-        """The description as canonical JSON: sorted, without spaces, every setting written out."""
-        fields = {**vars(self), "settings": dict(self.settings)}
+        """The description as canonical JSON: sorted, without spaces, every setting written out.
+
+        But for what came later and changes nothing (no warm-up, PyTorch's own fresh weights): keys
+        stay what they were.
+        """
+        settings = {k: v for k, v in self.settings.items() if (k, v) not in _NEUTRAL}
+        fields = {**vars(self), "settings": settings}
+        if self.architecture in models.INITIALIZATIONS:
+            fields["initialization"] = models.INITIALIZATIONS[self.architecture]
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @property

@@ -1,7 +1,8 @@
 """The paper's architectures, each with a width factor, for images of 1 or 3 channels.
 
 Sizes and layouts follow the sources; what had to be chosen for small images is said in each
-docstring. Fresh weights are PyTorch's defaults, drawn from torch's global generator.
+docstring. Fresh weights are PyTorch's defaults, drawn from torch's global generator; those of
+`vgg16` without BatchNorm are Kaiming's, since the defaults let the signal die in so deep a network.
 
 Networks with binary weights and activations hold real numbers, and are the network of their signs:
 ``sign(W) x / sqrt(fan-in)`` in each layer, the last one too, without biases. Training sees the
@@ -81,12 +82,30 @@ def lenet(shape: Shape, classes: int = 10, *, width: float = 1.0) -> nn.Sequenti
     )  # fmt: skip
 
 
+class _RectifiedConv2d(nn.Conv2d):
+    """A 3x3 convolution of padding 1 before ReLU, whose fresh weights keep the signal's size.
+
+    They are Kaiming normal (He et al. 2015), of variance 2 / fan-in, where the fan-in counts the
+    places inside the image only: on one pixel that is one of nine. Fresh biases are 0.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Shape) -> None:
+        self.fan_in = inputs * prod(3 - 2 / side for side in size)  # the mean over the places
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=(2 / self.fan_in) ** 0.5)
+        nn.init.zeros_(self.bias)
+
+
 def vgg16(
     shape: Shape, classes: int = 10, *, width: float = 1.0, batchnorm: bool = False
 ) -> nn.Sequential:
     """VGG16 for small images: 13 convolutions (Simonyan and Zisserman 2015), one linear layer.
 
     A block's pooling is left out once the image is one pixel high or wide, so that 8x8 digits pass.
+    Without BatchNorm, convolutions start from Kaiming normal weights and zero biases (He et al.
+    2015); with it, from PyTorch's defaults, whose size it divides out.
 
     Args:
         shape: ``(channels, height, width)`` of one input.
@@ -103,8 +122,13 @@ def vgg16(
     layers: list[nn.Module] = []
     for outputs, repeats in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
         for _ in range(repeats):
-            layers.append(nn.Conv2d(channels, channels := _scaled(outputs, width), 3, padding=1))
-            layers += [nn.BatchNorm2d(channels), nn.ReLU()] if batchnorm else [nn.ReLU()]
+            units = _scaled(outputs, width)
+            if batchnorm:
+                layers += [nn.Conv2d(channels, units, 3, padding=1), nn.BatchNorm2d(units)]
+            else:
+                layers.append(_RectifiedConv2d(channels, units, size))
+            layers.append(nn.ReLU())
+            channels = units
         if min(size) > 1:
             layers.append(nn.MaxPool2d(2))
             size = [side // 2 for side in size]
@@ -310,6 +334,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Sequential]] = {
     "mlp": mlp, "lenet": lenet, "vgg16": vgg16, "vgg16_bn": vgg16_bn, "resnet18": resnet18,
     "binary_mlp": binary_mlp, "binary_committee": binary_committee, "binary_cnn": binary_cnn,
 }  # fmt: skip
+
+
+#: Architectures whose fresh weights are not PyTorch's defaults, and what they are: descriptions of
+#: minimizers say so.
+INITIALIZATIONS = {"vgg16": "kaiming_normal"}
 
 
 def build(architecture: str, shape: Shape, classes: int, width: float = 1.0) -> nn.Sequential:

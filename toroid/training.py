@@ -43,6 +43,31 @@ class Trained:
     report: dict[str, Any] = field(default_factory=lambda: {"failed": ""})
 
 
+#: The training error, as a fraction, up to which a network counts as a minimizer.
+NEAR_ZERO = 0.005
+
+
+def _shortfall(error: float, train: Dataset) -> str:
+    """Why a network with this training error is not what was asked for; empty if it is."""
+    chance = 1 - int(train.labels.bincount().max()) / len(train)
+    if error <= NEAR_ZERO:
+        return ""
+    if error > 0.95 * chance:
+        return (
+            f"nothing was learnt: the training error is {error:.2%}, by chance it is {chance:.2%}"
+        )
+    return f"the training error is {error:.2%}, not at most {NEAR_ZERO:.1%}"
+
+
+def _trained(
+    state: dict[str, Tensor], history: pd.DataFrame, model: nn.Module, train: Dataset
+) -> Trained:
+    """With a report of whether the training data were learnt."""
+    return Trained(
+        state, history, {"failed": _shortfall(evaluate(state, model, train).error, train)}
+    )
+
+
 def _loop(
     models: Sequence[nn.Module],
     train: Dataset,
@@ -72,7 +97,8 @@ def sgd(
         **settings: Those of `Settings`; ``epochs`` is needed.
 
     Returns:
-        The trained state and the history.
+        The trained state, the history, and a report that says so if more than `NEAR_ZERO` of the
+        training data are wrong at the end.
 
     Raises:
         TypeError: If there is no such setting, or ``epochs`` is missing.
@@ -132,7 +158,10 @@ def sgd_many(
     chosen, own = Settings.of(**settings), {"algorithm": "sgd"}
     loop = _loop(models, train, generators, chosen, progress, checkpoint, own, stacked)
     histories = loop.run()
-    return [Trained(loop.networks.single(i), history) for i, history in enumerate(histories)]
+    return [
+        _trained(loop.networks.single(i), history, models[i], train)
+        for i, history in enumerate(histories)
+    ]
 
 
 def replicated_sgd(
@@ -164,8 +193,8 @@ def replicated_sgd(
     Returns:
         The centre; a history (the mean over the replicas) with ``coupling`` g and ``distance``, the
         root mean square distance of the replicas from the centre over the centre's norm; and a
-        report of the end, which says so if that distance is above 0.01, or the centre's error more
-        than 0.01 above that of its replicas.
+        report of the end, which says so if that distance is above 0.01, the centre's error more
+        than 0.01 above that of its replicas, or above `NEAR_ZERO`.
 
     Raises:
         TypeError: As `sgd`.
@@ -213,7 +242,7 @@ def replicated_sgd(
     centre = refresh(_mean(states), model, train)
     distance, error = _relative(networks), evaluate(centre, model, train).error
     errors = [evaluate(state, model, train).error for state in states]
-    failed = ""
+    failed = _shortfall(error, train)
     if distance > 0.01:
         failed = f"the replicas are {distance:.2g} apart, not collapsed"
     elif error > sum(errors) / replicas + 0.01:  # near, where most of the weights are
@@ -298,7 +327,7 @@ def adversarial(
 
     Returns:
         The trained state; a history of both parts (column ``labels``: random, true); and a report
-        that says so if the random labels were not learnt, or the true ones not all.
+        that says so if the random labels were not learnt, or the true ones not.
 
     Raises:
         TypeError: As `sgd`.
@@ -320,7 +349,7 @@ def adversarial(
     )  # fmt: skip
     plain = Settings(
         confusion_epochs, true.batch_size, confusion_lr, momentum=0.0, weight_decay=0.0,
-        precision=true.precision,
+        warmup=true.warmup, precision=true.precision,
     )  # fmt: skip
     confusion = _confusion(train, repeats, zeroed, generator)
     part = checkpoint.part if checkpoint else lambda name: None
@@ -342,8 +371,7 @@ def adversarial(
     (second,) = Loop(networks, train, [generator], true, progress, part("true"), own=own).run()
     error = evaluate(networks.single(), model, train).error
     failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
-    if error > 0 and not failed:
-        failed = f"the true labels were not all learnt: {error:.2%} wrong"
+    failed = failed or _shortfall(error, train)
     report = {"failed": failed, "confusion_error": confused, "confusion_epochs": len(first)}
     history = pd.concat([first.assign(labels="random"), second.assign(labels="true")])
     return Trained(networks.single(), history.reset_index(drop=True), report)
@@ -375,7 +403,7 @@ def sam(
         **settings: Those of `Settings`.
 
     Returns:
-        The trained state and the history.
+        The trained state, the history and the report, as `sgd`.
 
     Raises:
         TypeError: As `sgd`.
@@ -410,7 +438,7 @@ def sam(
         return losses, wrong
 
     (history,) = loop.run(step)
-    return Trained(networks.single(), history)
+    return _trained(networks.single(), history, model, train)
 
 
 def swa(
@@ -433,7 +461,7 @@ def swa(
         **settings: Those of `Settings`; the schedule is followed up to `start`.
 
     Returns:
-        The averaged state and the history.
+        The averaged state, the history and the report, as `sgd`.
 
     Raises:
         TypeError: As `sgd`.
@@ -469,7 +497,8 @@ def swa(
         after=after, rate=lambda done: SCHEDULES[shared.schedule](min(done, start))
     )
     mean = {k: v / count for k, v in total.items()} if count else {}
-    return Trained(refresh({**loop.networks.single(), **mean}, model, train), history)
+    averaged = refresh({**loop.networks.single(), **mean}, model, train)
+    return _trained(averaged, history, model, train)
 
 
 def entropy_sgd(
@@ -566,4 +595,4 @@ def entropy_sgd(
 
     (history,) = loop.run(step, after=lambda epoch: {"coupling": float(gamma)})
     end = networks.single() | {k: c[0] for k, c in zip(networks.weights, centre, strict=True)}
-    return Trained(refresh(end, model, train), history)
+    return _trained(refresh(end, model, train), history, model, train)
