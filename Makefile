@@ -17,7 +17,7 @@ quick-test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/pip install -q -r requirements.lock -e ".[dev]"
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy && $(BIN)/codespell
 
 # Needs uv; torch and torchvision keep their pins, the accelerator libraries are left to torch.
 lock:

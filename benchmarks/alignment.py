@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 import toroid
 from torch.utils.flop_counter import FlopCounterMode
-from toroid import _overlaps
+from toroid.alignment import _overlaps
 
 IMAGE = torch.zeros(2, 3, 32, 32)
 

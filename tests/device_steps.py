@@ -8,6 +8,7 @@ import torch
 import toroid
 from elsewhere import DEVICE, Elsewhere, Watch
 from toroid import training
+from toroid.training import _networks
 
 
 def draw():
@@ -81,7 +82,7 @@ def trainings():
     (_, _, here), (_, _, away), _ = both()
     for name in ("sgd", "replicated_sgd", "adversarial", "sam", "swa", "entropy_sgd"):
         same(*(trained(name, data) for data in (here, away)))
-    two = training.Networks([network(1), network(2)], DEVICE, "bfloat16", stacked=True)
+    two = _networks.Networks([network(1), network(2)], DEVICE, "bfloat16", stacked=True)
     assert two.outputs(away.images[:6].expand(2, -1, -1, -1, -1)).device == DEVICE
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_signs, random_state
 from scipy.optimize import linear_sum_assignment
 from torch import nn
-from toroid._overlaps import Moves, Overlaps, assign
+from toroid.alignment._overlaps import Moves, Overlaps, assign
 
 METHODS = ("sequential", "coordinate", "activation")
 SEEDS = st.integers(0, 10_000)

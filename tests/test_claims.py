@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from toroid import claims, parameters, predictions, references
+from toroid.book import claims, parameters, predictions, references
 
 KINDS = ["RSGD-RSGD", "RSGD-SGD", "RSGD-ADV", "SGD-SGD", "SGD-ADV", "ADV-ADV"]
 PATHS = [("raw", "straight"), ("normalised", "straight"), ("normalised", "geodesic")]

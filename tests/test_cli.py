@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from toroid import notebooks, parameters, references
-from toroid.cli import _from_here, main
+from toroid.book import notebooks, parameters, references
+from toroid.book.cli import _from_here, main
 from toroid.minimizers import Minimizer, Store, train_all
 
 
@@ -89,7 +89,7 @@ def test_runs_that_start_in_one_second_have_a_folder_each(clone, monkeypatch):
         return path
 
     monkeypatch.setattr(notebooks, "run", run)
-    monkeypatch.setattr("toroid.cli.time.strftime", lambda form: "now")
+    monkeypatch.setattr("toroid.book.cli.time.strftime", lambda form: "now")
     for _ in range(3):
         assert invoke("run", "bend").exit_code == 0
     names = [f"bend-quick-now{ending}" for ending in ("", "-2", "-3")]

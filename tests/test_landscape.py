@@ -226,7 +226,7 @@ def test_other_kinds_of_data_are_refused_with_what_to_do(digits):
     states = [state, other, toroid.mlp(digits.shape, hidden=(4,)).state_dict()]
     calls = (
         lambda data: toroid.evaluate(state, model, data),
-        lambda data: toroid.landscape.refresh(state, model, data),
+        lambda data: toroid.refresh(state, model, data),
         lambda data: toroid.along(path, model, data),
         lambda data: toroid.along(path, model, {"train": data}),
         lambda data: toroid.along(path, model, digits, refresh=data),

@@ -10,7 +10,7 @@ import pytest
 import toroid
 from networks import gap
 from toroid import minimizers
-from toroid.minimizers import Minimizer, Store, train_all
+from toroid.minimizers import Minimizer, Store, _batch, _store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}
 
@@ -266,7 +266,7 @@ def test_half_a_write_is_never_seen(tmp_path, monkeypatch):
     store, minimizer = Store(tmp_path), Minimizer(**SMALL)
     stored = minimizer.train(device="cpu")
     monkeypatch.setattr(
-        "toroid.minimizers.json.dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
+        _store.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full"))
     )
     key = "0" * 64
     monkeypatch.setattr(Minimizer, "key", key)
@@ -298,13 +298,13 @@ def test_train_all_trains_what_is_missing(tmp_path, monkeypatch):
     wanted = [Minimizer(**{**SMALL, "seed": seed}) for seed in range(3)]
     train_all(wanted[:2], store, device="cpu", progress=False)
     trained = []
-    original = minimizers._trained
+    original = _batch.train_together
 
     def watched(team, *options):
         trained.extend(m.seed for m in team)
         return original(team, *options)
 
-    monkeypatch.setattr(minimizers, "_trained", watched)
+    monkeypatch.setattr(_batch, "train_together", watched)
     found = train_all(wanted, store, device="cpu", progress=False)
     assert trained == [2]
     assert [m.record["description"]["seed"] for m in found] == [0, 1, 2]
@@ -317,13 +317,13 @@ def test_seeds_trained_as_one_network_are_those_trained_alone(tmp_path, monkeypa
         Minimizer(**{**SMALL, "width": 0.03}, seed=4),
     ]
     teams = []
-    original = minimizers._trained
+    original = _batch.train_together
 
     def watched(team, *options):
         teams.append(len(team))
         return original(team, *options)
 
-    monkeypatch.setattr(minimizers, "_trained", watched)
+    monkeypatch.setattr(_batch, "train_together", watched)
     stores = [Store(tmp_path / name) for name in ("alone", "together")]
     alone = train_all([*seeds, *others], stores[0], together=False, progress=False)
     assert teams == [1, 1, 1, 1, 1]

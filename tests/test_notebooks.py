@@ -8,8 +8,8 @@ import subprocess
 import pandas as pd
 import papermill
 import pytest
-from toroid import notebooks, parameters
-from toroid.parameters import ParameterError, validate
+from toroid.book import notebooks, parameters
+from toroid.book.parameters import ParameterError, validate
 
 ROOT = parameters.root()
 NAMES = parameters.names()
@@ -132,6 +132,32 @@ def test_the_stamp_changes_with_the_code_and_with_a_kept_run(tmp_path, monkeypat
 def test_a_number_that_is_none_is_not_glued():
     with pytest.raises(ValueError, match="x is nan"):
         notebooks.glue("x", float("nan"))
+
+
+def _shape(code):
+    return notebooks._shape(ast.parse(code))
+
+
+def test_the_stamp_sees_code_and_not_how_it_is_written():
+    code = 'def f(x):\n    """Doubles."""\n    return 2 * x'
+    assert _shape(code) == _shape("def f(x):\n    # twice\n    return (2 * x)")
+    assert _shape(code) != _shape('def f(x):\n    """Doubles."""\n    return 3 * x')
+    assert _shape("f(x, '')") != _shape("f(x)")
+    assert _shape("'a'") == _shape('"a"')
+
+
+def test_the_stamp_reaches_what_the_page_imports():
+    cells = ["import toroid\nfrom toroid.book import claims"]
+    reached = notebooks._reached(cells).keys()
+    assert reached >= {
+        "toroid",
+        "toroid.book.claims",
+        "toroid.symmetry._rules",
+        "toroid.evaluation",
+    }
+    assert not reached & {"toroid.book.cli", "toroid.book.plotting", "toroid.__main__"}
+    assert "toroid.book.plotting" in notebooks._reached(["from toroid.book.plotting import style"])
+    assert notebooks._reached(["import torch"]) == {}
 
 
 def test_the_commit_of_a_run_is_named(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """Parameters of the book's notebooks: words, types and ranges that are taken and refused."""
 
 import pytest
-from toroid import parameters
-from toroid.parameters import ParameterError, parse, validate
+from toroid.book import parameters
+from toroid.book.parameters import ParameterError, parse, validate
 
 
 def test_words_become_values_of_the_declared_type():

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from toroid import data, parameters, references
+from toroid import data
+from toroid.book import parameters, references
 
 
 def test_kept_runs_are_labelled_by_what_they_ran():

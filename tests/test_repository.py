@@ -112,19 +112,3 @@ def test_every_page_is_in_the_table_of_contents():
     toc = (ROOT / "_toc.yml").read_text()
     for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb")]:
         assert f"book/{page.stem}" in toc
-
-
-def test_modules_import_only_from_their_left():
-    order = ["_torchvision", "data", "_checks", "_labels", "_rules", "_graph", "_groups", "_assembly", "_overlaps", "_matching", "symmetry", "torus", "alignment", "paths", "models", "landscape", "flatness", "curvature", "_loop", "training", "bends", "binary", "minimizers", "_exact", "_replicas", "shallow", "predictions", "claims", "plotting", "parameters", "references", "notebooks", "cli"]  # fmt: skip
-    for path in (ROOT / "toroid").glob("*.py"):
-        if path.stem == "__init__":
-            continue
-        text = path.read_text().replace("if TYPE_CHECKING:\n    from ._groups", "")
-        imported = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
-        imported += [
-            n.strip()
-            for names in re.findall(r"^from \. import (.+)", text, re.MULTILINE)
-            for n in names.split(",")
-        ]
-        for module in imported:
-            assert order.index(module) < order.index(path.stem), f"{path.stem} imports {module}"

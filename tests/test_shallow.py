@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 from scipy.optimize import brentq, linear_sum_assignment
 from scipy.stats import norm
-from toroid import plotting, shallow
+from toroid import shallow
+from toroid.book import plotting
 
 OVERLAPS = st.floats(-0.99, 0.99)
 state = shallow.Perceptron.state

@@ -8,8 +8,9 @@ import toroid
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
-from toroid import _loop, training
+from toroid import training
 from toroid.data import Dataset
+from toroid.training import _confusion, _loop, _replicas
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_fresh_weights_of_vgg16_keep_the_size_of_the_signal(size):
 
 def test_replicas_are_drawn_as_the_model_is():
     model = toroid.vgg16((3, 8, 8), width=0.25)
-    other = training.fresh(model, generator())
+    other = _replicas.fresh(model, generator())
     for name, weight in model.state_dict().items():
         drawn = other.state_dict()[name]
         assert not torch.equal(drawn, weight) or (weight == 0).all()
@@ -265,8 +266,8 @@ def test_entropy_sgd_is_its_update_rule(problem):
 def test_replicated_sgd_is_its_update_rule(problem):
     model, data, _ = problem
     first = generator()
-    replicas = [model, training.fresh(model, first), training.fresh(model, first)]
-    orders = [training._spawn(first) for _ in replicas]
+    replicas = [model, _replicas.fresh(model, first), _replicas.fresh(model, first)]
+    orders = [_replicas._spawn(first) for _ in replicas]
     states = [{k: v.clone() for k, v in m.state_dict().items()} for m in replicas]
     walk, updates = Walk(data, 64, 3), [Momentum(0.8, 0.01) for _ in replicas]
 
@@ -309,7 +310,7 @@ def test_replicas_collapse(digits):
 
 def test_replicas_that_are_near_but_not_alike_have_failed(digits, monkeypatch):
     """Most weights may agree where the few that matter do not."""
-    monkeypatch.setattr(training, "_relative", lambda networks: 0.005)
+    monkeypatch.setattr(_replicas, "_relative", lambda networks: 0.005)
     torch.manual_seed(0)
     model = toroid.mlp(digits.shape, hidden=(64,))
     trained = training.replicated_sgd(model, digits, epochs=40, gmax=1e-3, generator=generator())
@@ -333,7 +334,7 @@ def test_an_adversarial_start_generalises_worse():
 
 
 def test_the_confusion_set_has_holes_and_labels_that_mean_nothing(digits):
-    confusion = training._confusion(digits, 3, 0.25, generator())
+    confusion = _confusion._confusion(digits, 3, 0.25, generator())
     assert len(confusion) == 3 * len(digits)
     changed = confusion.images != digits.images.repeat_interleave(3, 0)
     assert (confusion.images[changed] == 0).all()

@@ -18,6 +18,7 @@ from . import (
     binary,
     curvature,
     data,
+    evaluation,
     flatness,
     landscape,
     minimizers,
@@ -31,8 +32,9 @@ from . import (
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
 from .curvature import Hessian, fisher_rao, hessian, sharpness
+from .evaluation import Evaluation, Score, evaluate, refresh
 from .flatness import local_energy
-from .landscape import Curve, Evaluation, Plane, Score, along, evaluate, plane, refresh
+from .landscape import Curve, Plane, along, plane
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import (
     binary_cnn,
@@ -99,6 +101,7 @@ __all__ = [
     "data",
     "distance",
     "evaluate",
+    "evaluation",
     "exp",
     "find_symmetries",
     "fisher_rao",

@@ -6,7 +6,7 @@ from __future__ import annotations
 def main() -> None:
     """Run the command line; without its packages, say how to get them."""
     try:
-        from .cli import main as command
+        from .book.cli import main as command
 
         command(prog_name="toroid")
     except ModuleNotFoundError as error:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from . import torus
-from ._checks import State, check_model
-from ._loop import Checkpoint, Loop, Networks, Settings, losses
+from ._state import State, check_model
 from .data import Dataset
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
+from .training import Checkpoint, Settings
+from .training._loop import Loop
+from .training._networks import Networks, losses
 
 __all__ = ["Bend", "bend"]
 

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from ._checks import State, check_binary, check_model
-from ._graph import structure
-from ._loop import Checkpoint, Loop, Networks, Settings, losses
+from ._network import structure
+from ._state import State, check_binary, check_model
 from .bends import Bend
 from .data import Dataset
-from .landscape import Evaluation, Evaluator, Score
+from .evaluation import Evaluation, Evaluator, Score
 from .paths import Hamming, Joined
-from .training import Trained, fresh
+from .training import Checkpoint, Settings, Trained
+from .training._loop import Loop
+from .training._networks import Networks, losses
+from .training._replicas import fresh
 
 __all__ = ["anneal", "bend", "greedy", "hamming", "signs"]
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cross_entropy
 
-from ._checks import State, check_data, check_model
-from ._graph import structure
-from .data import Dataset
+from ._network import structure
+from ._state import State, check_model
+from .data import Dataset, check_data
 
 __all__ = ["Hessian", "fisher_rao", "hessian", "sharpness"]
 

@@ -353,3 +353,14 @@ def _read(path: str) -> Image.Image:
     """An image in grey if it is stored in grey, else in colour."""
     with Image.open(path) as image:
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def check_data(data: object) -> None:
+    """Images and labels as two tensors, at least one of each."""
+    if not isinstance(data, Dataset):
+        raise ValueError(
+            f"data are a {type(data).__name__}; they take a toroid.data.Dataset(images, labels, "
+            "classes) of two tensors. From a loader: images, labels = map(torch.cat, zip(*loader))"
+        )
+    if not len(data):
+        raise ValueError(f"the data set {data.name!r} is empty")

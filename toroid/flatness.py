@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import torus
-from ._checks import State, check_choice, check_data, check_model
-from .data import Dataset
-from .landscape import Evaluation, Evaluator
+from ._state import State, check_choice, check_model
+from .data import Dataset, check_data
+from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
 
 __all__ = ["local_energy"]

@@ -1,213 +1,25 @@
-"""Error and loss of one state, along a path, and on a plane."""
+"""Error and loss along a path, and on a plane."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from ._checks import State, check_choice, check_data, check_model
-from ._graph import structure
-from .data import Dataset
-from .models import _BinaryLinear
+from ._state import State, check_model
+from .data import Dataset, check_data
+from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path
 from .symmetry import Symmetry
 from .torus import to_spheres
 
-__all__ = ["Curve", "Evaluation", "Plane", "Score", "along", "evaluate", "plane", "refresh"]
-
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-
-
-class Score(NamedTuple):
-    """How a state does on a data set: fraction misclassified, and mean cross-entropy in nats.
-
-    An image whose outputs are not all finite is misclassified.
-    """
-
-    error: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How networks are evaluated: what changes the time, and little or nothing of the result.
-
-    Attributes:
-        batch_size: Images at a time. It changes the result by rounding, but where BatchNorm's
-            statistics are estimated again: those are means over the batches, see `refresh`.
-        precision: ``"float32"``, the precision of the state; ``"bfloat16"``, where the layers that
-            gain from it run in bfloat16 and errors change a little: fast on a GPU and on a CPU with
-            instructions for it, slow elsewhere; or ``"int8"``, for networks and data of ±1: on a
-            CPU their linear layers run in 8-bit integers, faster and with the same result.
-        channels_last: Keep images and kernels with the channels innermost, which makes most
-            convolutions faster. Networks that call ``view`` on images (``flatten`` is no trouble)
-            cannot do that.
-
-    Raises:
-        ValueError: If a value is not one of these.
-    """
-
-    batch_size: int = 250
-    precision: str = "float32"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        check_choice("precision", self.precision, (*PRECISIONS, "int8"))
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
-
-
-class Evaluator:
-    """A network without weights of its own, evaluated for one state after the other."""
-
-    def __init__(self, model: nn.Module, how: Evaluation) -> None:
-        self.network, self.how = structure(model), how
-        convolves = any(isinstance(m, nn.Conv2d) for m in self.network.modules())
-        self.channels_last = how.channels_last and convolves
-        self.norms = {
-            k: m
-            for k, m in self.network.named_modules()
-            if isinstance(m, _BatchNorm) and m.track_running_stats
-        }
-        self.binary = {
-            f"{k}.weight".lstrip(".")
-            for k, m in self.network.named_modules()
-            if isinstance(m, _BinaryLinear) and how.precision == "int8"
-        }
-        if how.precision == "int8" and not self.binary:
-            raise ValueError(
-                "precision is 'int8', but the network has no linear layer of ±1, as those of "
-                "toroid.binary_mlp"
-            )
-
-    def _batches(self, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-        # of nearly equal size: BatchNorm's statistics weigh them alike
-        parts = -(-len(data) // self.how.batch_size)
-        return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
-
-    def _place(self, tensor: Tensor) -> Tensor:
-        if not self.channels_last or tensor.dim() != 4:
-            return tensor
-        return tensor.contiguous(memory_format=torch.channels_last)
-
-    def _packed(self, name: str, weight: Tensor) -> Tensor:
-        """Signs as 8-bit integers; a GPU's integer products take certain shapes only."""
-        if name in self.binary and weight.device.type == "cpu":
-            return weight.sign().to(torch.int8)
-        return self._place(weight)
-
-    def _outputs(self, state: State, images: Tensor) -> Tensor:
-        """Outputs for images, in the precision of the state."""
-        dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
-        kind = PRECISIONS.get(self.how.precision)
-        with torch.autocast(images.device.type, kind, enabled=kind is not None):
-            images = self._place(images.to(dtype, copy=True))  # a network may write into them
-            outputs = functional_call(self.network, dict(state), (images,))
-        return outputs.to(dtype)
-
-    @torch.inference_mode()
-    def score(self, state: State, data: Dataset) -> Score:
-        """Error and loss."""
-        check_data(data)
-        if self.binary and not data.binary:
-            raise ValueError(
-                f"precision is 'int8', but images of {data.name!r} are not of ±1, as those of "
-                "toroid.data.load('digits-binary')"
-            )
-        placed = {k: self._packed(k, v) for k, v in state.items()}
-        wrong, loss = 0, 0.0
-        for images, labels in self._batches(data):
-            outputs = self._outputs(placed, images)
-            right = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
-            wrong += int((~right).sum())
-            loss += float(cross_entropy(outputs, labels, reduction="sum"))
-        return Score(wrong / len(data), loss / len(data))
-
-    @torch.no_grad()
-    def refresh(self, state: State, data: Dataset) -> dict[str, Tensor]:
-        """The state with BatchNorm's statistics of these images."""
-        check_data(data)
-        result = {k: self._place(v) for k, v in state.items()} if self.norms else dict(state)
-        starts = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
-        for name, module in self.norms.items():
-            for key, start in starts.items():
-                result[f"{name}.{key}"] = torch.full_like(state[f"{name}.{key}"], start)
-            module.train()
-            module.momentum = None  # the plain mean over batches
-        if self.norms:
-            for images, _ in self._batches(data):
-                self._outputs(result, images)  # writes into result's statistics
-        self.network.eval()
-        return result
-
-
-def evaluate(state: State, model: nn.Module, data: Dataset, **how: Any) -> Score:
-    """Error and loss of a state, in evaluation mode.
-
-    Args:
-        state: State dict, on the device of the data.
-        model: The network; it is not changed, and its own weights do not matter.
-        data: Images and labels.
-        **how: Fields of `Evaluation`, e.g. ``batch_size``.
-
-    Returns:
-        ``(error, loss)``.
-
-    Raises:
-        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
-
-    Example:
-        >>> import torch, toroid
-        >>> train, _ = toroid.data.load("digits")
-        >>> model = toroid.mlp(train.shape, classes=10, hidden=(16,))
-        >>> evaluate(model.state_dict(), model, train).error > 0.5
-        True
-    """
-    check_model(state, model)
-    return Evaluator(model, Evaluation(**how)).score(state, data)
-
-
-def refresh(state: State, model: nn.Module, data: Dataset, **how: Any) -> dict[str, Tensor]:
-    """Estimate BatchNorm's statistics again, on this data.
-
-    Interpolated networks need it: the mean of two networks' statistics is not the statistics of
-    the network between them. The statistics are the plain mean over batches of each batch's mean
-    and (unbiased) variance; dropout stays off.
-
-    Args:
-        state: State dict; it is not changed.
-        model: The network; it is not changed.
-        data: Usually the training data.
-        **how: Fields of `Evaluation`. The larger the ``batch_size``, the closer to the statistics
-            of the whole.
-
-    Returns:
-        The state with new running means and variances; without BatchNorm, an equal state.
-
-    Raises:
-        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
-
-    Example:
-        >>> import torch, toroid
-        >>> train, _ = toroid.data.load("digits")
-        >>> model = toroid.vgg16_bn(train.shape, classes=10, width=0.1)
-        >>> fresh = refresh(model.state_dict(), model, train)
-        >>> bool((fresh["1.running_var"] == model.state_dict()["1.running_var"]).any())
-        False
-    """
-    check_model(state, model)
-    return Evaluator(model, Evaluation(**how)).refresh(state, data)
+__all__ = ["Curve", "Plane", "along", "plane"]
 
 
 @dataclass(frozen=True)
@@ -265,12 +77,16 @@ def along(
     path: Path, model: nn.Module, data: Dataset, *, points: int | Sequence[float] = ...,
     refresh: Dataset | None = ..., ends: Ends | None = ..., progress: bool = ..., **how: Any,
 ) -> Curve: ...  # fmt: skip
+
+
 @overload
 def along(
     path: Path, model: nn.Module, data: Mapping[str, Dataset], *,
     points: int | Sequence[float] = ..., refresh: Dataset | None = ...,
     ends: Mapping[str, Ends] | None = ..., progress: bool = ..., **how: Any,
 ) -> dict[str, Curve]: ...  # fmt: skip
+
+
 def along(
     path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *,
     points: int | Sequence[float] = 25, refresh: Dataset | None = None,

@@ -95,7 +95,8 @@ class _RectifiedConv2d(nn.Conv2d):
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=(2 / self.fan_in) ** 0.5)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:  # as its type says
+            nn.init.zeros_(self.bias)
 
 
 def vgg16(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import torus
-from ._checks import State, check_binary, check_pair
+from ._state import State, check_binary, check_pair
 from .symmetry import Symmetry
 
 __all__ = ["Geodesic", "Hamming", "Joined", "Linear", "Path", "Polygon"]

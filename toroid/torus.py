@@ -12,11 +12,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from ._checks import BIASES, State, check_choice, check_finite, check_pair, check_state
-from ._groups import Scale, lengths, multiply, widened
-from .symmetry import Symmetry
+from ._state import State, check_choice, check_finite, check_pair
+from .symmetry import Scale, Symmetry
+from .symmetry._groups import check_state, lengths, multiply, widened
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
+
+BIASES = ("euclidean", "joint")
 
 
 def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import json
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from toroid import notebooks, parameters
+from toroid.book import notebooks, parameters
 
 
 class _Table(Directive):

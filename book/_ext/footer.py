@@ -9,7 +9,7 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from toroid import notebooks, parameters, references
+from toroid.book import notebooks, parameters, references
 
 
 def append(app: Sphinx, tree: nodes.document) -> None:

@@ -29,14 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._network import UnsupportedError
+
 FROZEN = 0  # the label of everything that cannot move: inputs, classes
 OUTPUT = 1  # the label of the one factor that all outputs may share
 FACTORS = ("scale", "sign")  # what multiplies a unit
 KINDS = ("unit", *FACTORS)
-
-
-class UnsupportedError(NotImplementedError):
-    """An operation, or a use of one, that no rule covers; names the operation and its place."""
 
 
 class Label(NamedTuple):

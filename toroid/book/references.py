@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from . import data
+from .. import data
 from .parameters import declared, presets, root
 
 __all__ = ["Kept", "keep", "kept", "reference", "titles"]

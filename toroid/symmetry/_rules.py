@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from ._labels import FACTORS, KINDS, Label, Trace, UnsupportedError, Weight, spread, still, varies
+from .._network import UnsupportedError
+from ._labels import FACTORS, KINDS, Label, Trace, Weight, spread, still, varies
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}

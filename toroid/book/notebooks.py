@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import io
@@ -23,9 +24,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from .minimizers import Minimizer, grid
+from ..minimizers import Minimizer, grid
+from ..training import Checkpoint
 from .parameters import ParameterError, declared, path_of, read, root, source, validate
-from .training import Checkpoint
 
 __all__ = [
     "Parts", "described", "figures", "fresh", "glue", "pairs", "run", "run_info", "stamp", "title",
@@ -36,17 +37,67 @@ PLACES = ("results", "store", "n_jobs")
 
 
 def stamp(name: str) -> str:
-    """SHA-256 of what a page shows depends on: code cells, parameters, the library, kept runs."""
+    """SHA-256 of what a page shows depends on: code cells, parameters, the library, kept runs.
+
+    Of the library it is the code that the page imports, without docstrings and comments.
+    """
     digest = hashlib.sha256()
-    for cell in read(name)["cells"]:
-        if cell["cell_type"] == "code":
-            digest.update(source(cell).encode() + b"\0")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    cells = [source(cell) for cell in read(name)["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        digest.update(cell.encode() + b"\0")
+    for module, tree in _reached(cells).items():
+        digest.update(f"{module}\0{_shape(tree)}\0".encode())
     runs = "*" if name == "claims" else f"{name}.*"
     for path in sorted((root() / "book" / "reference").glob(f"{runs}/*.*")):
         digest.update(path.relative_to(root()).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _reached(cells: Iterable[str]) -> dict[str, ast.Module]:
+    """The modules of the package that a page imports, and those that they import, by name."""
+    package = Path(__file__).resolve().parents[1]
+    found: dict[str, ast.Module] = {}
+    ahead = [module for cell in cells for module in _imported(ast.parse(cell), "")]
+    while ahead:
+        module = ahead.pop()
+        path = package.parent.joinpath(*module.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module in found or module.split(".")[0] != package.name or not file.is_file():
+            continue
+        found[module] = ast.parse(file.read_text(encoding="utf-8"))
+        inside = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        ahead += _imported(found[module], inside)
+    return dict(sorted(found.items()))
+
+
+def _imported(tree: ast.Module, package: str) -> list[str]:
+    """The modules that a module of `package` may import: each name could be one."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    parents = [name.rpartition(".")[0] for name in found if "." in name]
+    return [*found, *parents]
+
+
+def _shape(node: Any) -> str:
+    """A syntax tree as text, the same in every version of Python, without docstrings."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_shape, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    if isinstance(node, ast.JoinedStr):  # some versions end a format with an empty string
+        fields["values"] = [x for x in node.values if getattr(x, "value", None) != ""]
+    parts = [f"{k}={_shape(v)}" for k, v in fields.items() if v not in (None, [])]
+    return f"{type(node).__name__}({' '.join(parts)})"
 
 
 def fresh(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checks import State
+from .._state import State, check_tensor
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -378,3 +378,42 @@ def multiply(state: dict[str, Tensor], scale: Scale, factor: Tensor) -> None:
         if axis.eps:  # (var + ε) λ² - ε, in a form that leaves var as it is where λ is 1
             result += axis.eps * (powers - 1)
         state[axis.parameter] = result
+
+
+def check_state(state: State, symmetry: Symmetry) -> None:
+    """A state has every tensor that the symmetry speaks of, in the right size."""
+    if not hasattr(symmetry, "all_groups"):
+        raise ValueError(f"symmetry is {symmetry!r:.80}; it takes what find_symmetries returns")
+    for group in symmetry.all_groups:
+        for axis in group.axes:
+            if axis.parameter not in state:
+                raise ValueError(
+                    f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
+                    "was the symmetry found on another network?"
+                )
+            shape = state[axis.parameter].shape
+            found = shape[axis.dim : axis.dim + axis.span].numel()
+            needed = axis.extent or max(found, 1 + int(axis.positions.max()))
+            if found != needed:
+                raise ValueError(
+                    f"{axis.parameter!r} has shape {tuple(shape)}, but group {group.name!r} "
+                    f"indexes {needed} places of dimension {axis.dim}; was the "
+                    "symmetry found on another network?"
+                )
+
+
+def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
+    """A permutation holds every unit of a group once; returns the group."""
+    check_tensor(f"the permutation of {name!r}", permutation, floating=False)
+    groups = {group.name: group for group in symmetry.groups}
+    if name not in groups:
+        raise ValueError(f"no group {name!r} to permute; there are {', '.join(groups)}")
+    size = groups[name].size
+    if permutation.shape != (size,) or not torch.equal(
+        permutation.sort().values.cpu(), torch.arange(size)
+    ):
+        raise ValueError(
+            f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each once), "
+            f"got a tensor of shape {tuple(permutation.shape)}: {permutation.tolist()[:8]}"
+        )
+    return groups[name]

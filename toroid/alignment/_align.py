@@ -1,8 +1,4 @@
-"""The permutation symmetry removed, and that of signs, relative to a reference.
-
-`match` finds which unit of one network is which of the other; `align` moves a network's units to
-the places of their partners in the reference, `align_all` those of many networks.
-"""
+"""Networks moved onto a reference, by the moves that a matching finds."""
 
 from __future__ import annotations
 
@@ -14,13 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ._checks import State, check_choice, check_finite, check_pair, check_state
-from ._groups import Symmetry
+from .._state import State, check_choice, check_finite, check_pair
+from ..symmetry import Symmetry, flip, permute
+from ..symmetry._groups import check_state
 from ._matching import by_activation, cosines_of_pairs, descend, sequential, unit_length
 from ._overlaps import Moves, Overlaps, assign
-from .symmetry import flip, permute
-
-__all__ = ["Alignment", "align", "align_all", "match", "permute"]
 
 METHODS = ("sequential", "coordinate", "activation")
 

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.special import gammaln
 from scipy.stats import binom
 
-from ._checks import check_choice
+from .._state import check_choice
 
 __all__ = [
     "error", "expected_neighbours", "expected_worst", "flipped_error", "matched_angle",

@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from . import data, notebooks, parameters, references
-from .minimizers import Store
+from .. import data
+from ..minimizers import Store
+from . import notebooks, parameters, references
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

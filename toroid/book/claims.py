@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
-from .landscape import Curve
+from ..landscape import Curve
 
 __all__ = [
     "CLAIMS", "Claim", "Estimate", "Verdict", "barrier_table", "barriers", "c1", "c2", "c3", "c4",
@@ -504,11 +504,11 @@ def c9(points: pd.DataFrame, predictions: pd.DataFrame) -> Verdict:
 
     Args:
         points: Columns ``curve, measured, exact, standard_error``, one row for each point.
-        predictions: From `toroid.predictions.predicted`.
+        predictions: From `toroid.book.predictions.predicted`.
 
     Example:
         >>> import pandas as pd
-        >>> from toroid.predictions import predicted
+        >>> from toroid.book.predictions import predicted
         >>> points = pd.DataFrame({"measured": [0.11], "exact": [0.1], "standard_error": [0.005]})
         >>> c9(points, predicted({"dense": 12.0, "star": 0.01, "convex": 0.0})).word
         'partly reproduced'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -13,8 +12,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from ._checks import State
-from ._labels import KINDS, OUTPUT, Label, Trace, UnsupportedError, Weight, still
+from .._network import UnsupportedError, structure
+from ._labels import KINDS, OUTPUT, Label, Trace, Weight, still
 from ._rules import RULES, operation
 
 
@@ -138,46 +137,6 @@ def _finish(result: Trace, outputs: Iterable[Label]) -> None:
         result.tie("scale", label.scale, torch.tensor(OUTPUT))
 
 
-Values = dict[str, tuple[Tensor, Tensor]]
-
-
-def cast(x: Any, like: Tensor) -> Any:
-    """A copy of an input, for a network that may write into it; floating ones in a precision."""
-    if not isinstance(x, Tensor):
-        return x
-    return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
-
-
-def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
-    """What goes into every linear layer and convolution, and what comes out, by its weight.
-
-    Both as a matrix (channels, images and places).
-    """
-    like = next(x for x in state.values() if x.is_floating_point())
-    model, inputs = copy.deepcopy(model).eval().to(like), cast(inputs, like)
-    model.load_state_dict(state)
-    network = torch.export.export(model, (inputs,), strict=False).module()
-    values: Values = {}
-
-    def channels(x: Tensor, weight: Tensor) -> Tensor:
-        return x.movedim(x.dim() + 1 - weight.dim(), 0).flatten(1)
-
-    class Recorder(torch.fx.Interpreter):
-        def run_node(self, n: Any) -> Any:
-            result = super().run_node(n)
-            if n.op == "call_function" and operation(n).startswith(("linear", "conv")):
-                x, weight = map_arg(n.args[:2], self.env.__getitem__)
-                source = n.args[1]
-                if operation(source) == "sign":  # a binary layer: the weight is behind its signs
-                    source = source.args[0]
-                values[str(source.target)] = channels(x, weight), channels(result, weight)
-            return result
-
-    with torch.no_grad():
-        Recorder(network).run(inputs)
-    return values
-
-
 def _find(kind: type, tree: Any) -> list:
     """Every label or weight in nested lists, tuples and dicts."""
     if isinstance(tree, kind):
@@ -196,17 +155,3 @@ def place(node: Node) -> str:
     lines = [x.strip() for x in (node.meta.get("stack_trace") or "").splitlines() if x.strip()]
     source = "; ".join(lines[-2:])
     return f"module {module!r}" + (f" ({source})" if source else "")
-
-
-def structure(model: nn.Module) -> nn.Module:
-    """A copy of a model's modules, in evaluation mode, that shares its tensors."""
-    for path, module in model.named_modules():
-        for name, x in vars(module).items():
-            if isinstance(x, Tensor) and not x.is_leaf:  # it cannot be copied, and gets stale
-                raise UnsupportedError(
-                    f"{name!r} of module {path!r} is computed from parameters outside of the "
-                    "graph, as by torch.nn.utils.weight_norm. Make it a parameter, by "
-                    "torch.nn.utils.remove_weight_norm"
-                )
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(x): x for x in tensors}).eval()

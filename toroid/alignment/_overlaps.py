@@ -19,8 +19,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ._checks import State
-from ._groups import Axis, Group, Symmetry
+from .._state import State
+from ..symmetry._groups import Axis, Group, Symmetry
 
 Acting = list[tuple[Group, Axis]]
 

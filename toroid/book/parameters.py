@@ -110,7 +110,7 @@ def root() -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[1]]
+    places = [Path.cwd(), *Path.cwd().parents, Path(__file__).resolve().parents[2]]
     for place in places:
         if (place / "_toc.yml").is_file() and (place / "book").is_dir():
             return place

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import _graph
-from ._checks import State
-from ._groups import Axis, Group, Scale, Symmetry, largest, widened
+from .._state import State
+from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ._overlaps import Moves, Overlaps, assign
+from ._values import Values, values_at_weights
 
 
 class Similarity(NamedTuple):
@@ -149,7 +149,7 @@ def by_activation(
     state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Tensor
 ) -> Moves:
     """Match the correlations of the units' values over data."""
-    first, second = (_graph.values_at_weights(model, s, inputs) for s in (to, state))
+    first, second = (values_at_weights(model, s, inputs) for s in (to, state))
     moves = Moves.none(symmetry)
     done = set[str]()
     for group in symmetry.groups:
@@ -169,9 +169,7 @@ def by_activation(
     return moves
 
 
-def _correlations(
-    to: _graph.Values, run: _graph.Values, group: Group, sure: bool = True
-) -> Similarity:
+def _correlations(to: Values, run: Values, group: Group, sure: bool = True) -> Similarity:
     """Correlations between all pairs of units, over images and places; the mean over weights."""
     pairs = list(zip(_units(to, group), _units(run, group), strict=True))
     total = torch.zeros(2, group.size, group.size, dtype=torch.float64)
@@ -181,7 +179,7 @@ def _correlations(
     return Similarity(*total)
 
 
-def _units(run: _graph.Values, group: Group) -> list[tuple[Axis, Tensor]]:
+def _units(run: Values, group: Group) -> list[tuple[Axis, Tensor]]:
     """The values of a group's units, once for each weight that reads or makes them."""
 
     def at(role: str, side: int) -> list[tuple[Axis, Tensor]]:

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from ._checks import State
-from .landscape import Plane
-from .symmetry import Symmetry
+from .._state import State
+from ..landscape import Plane
+from ..symmetry import Symmetry
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",

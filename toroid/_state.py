@@ -1,43 +1,14 @@
-"""What every public function checks of its input, once, at the edge."""
+"""States, and what every public function checks of its input, once, at the edge."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset
-
-if TYPE_CHECKING:
-    from ._groups import Group, Symmetry
-
 State = Mapping[str, Tensor]
-BIASES = ("euclidean", "joint")
-
-
-def check_state(state: State, symmetry: Symmetry) -> None:
-    """A state has every tensor that the symmetry speaks of, in the right size."""
-    if not hasattr(symmetry, "all_groups"):
-        raise ValueError(f"symmetry is {symmetry!r:.80}; it takes what find_symmetries returns")
-    for group in symmetry.all_groups:
-        for axis in group.axes:
-            if axis.parameter not in state:
-                raise ValueError(
-                    f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
-                    "was the symmetry found on another network?"
-                )
-            shape = state[axis.parameter].shape
-            found = shape[axis.dim : axis.dim + axis.span].numel()
-            needed = axis.extent or max(found, 1 + int(axis.positions.max()))
-            if found != needed:
-                raise ValueError(
-                    f"{axis.parameter!r} has shape {tuple(shape)}, but group {group.name!r} "
-                    f"indexes {needed} places of dimension {axis.dim}; was the "
-                    "symmetry found on another network?"
-                )
 
 
 def check_finite(state: State) -> None:
@@ -96,34 +67,6 @@ def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
     kinds = {k: v.to(state[k]) if k in state else v for k, v in model.state_dict().items()}
     check_alike(kinds, state)
-
-
-def check_data(data: object) -> None:
-    """Images and labels as two tensors, at least one of each."""
-    if not isinstance(data, Dataset):
-        raise ValueError(
-            f"data are a {type(data).__name__}; they take a toroid.data.Dataset(images, labels, "
-            "classes) of two tensors. From a loader: images, labels = map(torch.cat, zip(*loader))"
-        )
-    if not len(data):
-        raise ValueError(f"the data set {data.name!r} is empty")
-
-
-def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
-    """A permutation holds every unit of a group once; returns the group."""
-    check_tensor(f"the permutation of {name!r}", permutation, floating=False)
-    groups = {group.name: group for group in symmetry.groups}
-    if name not in groups:
-        raise ValueError(f"no group {name!r} to permute; there are {', '.join(groups)}")
-    size = groups[name].size
-    if permutation.shape != (size,) or not torch.equal(
-        permutation.sort().values.cpu(), torch.arange(size)
-    ):
-        raise ValueError(
-            f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each once), "
-            f"got a tensor of shape {tuple(permutation.shape)}: {permutation.tolist()[:8]}"
-        )
-    return groups[name]
 
 
 def check_tensor(name: str, values: object, *, floating: bool) -> None:

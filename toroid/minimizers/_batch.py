@@ -1,0 +1,110 @@
+"""Many minimizers at once, on one machine or a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+from tqdm.auto import tqdm
+
+from .. import training
+from ._description import Minimizer, Stored, best_device, train_together
+from ._store import DamagedError, Store
+
+
+def train_all(
+    minimizers: Iterable[Minimizer],
+    store: Store | None = None,
+    *,
+    n_jobs: int | None = None,
+    device: str | None = None,
+    together: bool | None = None,
+    progress: bool = True,
+) -> list[Stored]:
+    """Every minimizer, from the store or trained and put there.
+
+    What is missing is trained by joblib: in `n_jobs` processes, or by the backend that the caller
+    has chosen with ``joblib.parallel_config``, on a cluster say, with the store on a file system
+    that all share. A damaged minimizer is set aside and trained again. Each epoch is saved in
+    ``unfinished/``, and a run that was killed goes on from there.
+
+    Args:
+        minimizers: Descriptions.
+        store: Where to look and to write; by default ``Store()``.
+        n_jobs: How many to train at once; -1 for one on each core; by default what
+            ``joblib.parallel_config`` says, else one.
+        device: Where to train; by default on a GPU if there is one.
+        together: Train those of plain SGD that differ in nothing but the seed as one network of
+            stacked tensors, with the same results within rounding; by default on a GPU, where that
+            is faster (benchmarks/training.py).
+        progress: Show a progress bar.
+
+    Returns:
+        One `Stored` for each description, in their order.
+
+    Warns:
+        UserWarning: If a damaged minimizer was set aside.
+
+    Example:
+        >>> import tempfile
+        >>> seeds = [Minimizer(width=0.02, settings={"epochs": 1}, seed=seed) for seed in (0, 1)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     len(train_all(seeds, Store(folder), progress=False))
+        2
+    """
+    store, minimizers = store or Store(), list(minimizers)
+    missing = {m.key: m for m in minimizers if not _sound(store, m)}
+    inside = (
+        progress and joblib.effective_n_jobs(n_jobs) == 1
+    )  # bars of several processes would overwrite each other
+    if together is None:
+        together = (device or best_device()).startswith("cuda")
+    teams = _teams(missing.values()) if together else [[m] for m in missing.values()]
+    jobs = (joblib.delayed(_train)(team, store.folder, device, inside) for team in teams)
+    done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
+    with tqdm(total=len(missing), desc="minimizers", disable=not progress, leave=False) as bar:
+        for count in done:
+            bar.update(count)
+    return [store.get(minimizer) for minimizer in minimizers]
+
+
+def _sound(store: Store, minimizer: Minimizer) -> bool:
+    """Whether a minimizer can be read; a damaged one is set aside."""
+    if minimizer not in store:
+        return False
+    try:
+        store.get(minimizer)
+    except DamagedError as error:
+        store.set_aside(minimizer.key)
+        warnings.warn(f"{error}; it was set aside and is trained again", stacklevel=3)
+        return False
+    return True
+
+
+def _teams(minimizers: Iterable[Minimizer]) -> list[list[Minimizer]]:
+    """Those that can be trained as one network, each of the others alone."""
+    teams: dict[str, list[Minimizer]] = {}
+    for minimizer in minimizers:
+        alone = minimizer.algorithm != "sgd"
+        key = minimizer.key if alone else replace(minimizer, seed=0).key
+        teams.setdefault(key, []).append(minimizer)
+    return list(teams.values())
+
+
+def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress: bool) -> int:
+    """Train those that no other process has trained meanwhile; how many were asked for."""
+    store = Store(folder)
+    if missing := [minimizer for minimizer in team if minimizer not in store]:
+        keys = "".join(m.key for m in missing)
+        name = keys if len(missing) == 1 else hashlib.sha256(keys.encode()).hexdigest()
+        checkpoint = training.Checkpoint(folder / "unfinished" / f"{name}.safetensors")
+        for minimizer, stored in zip(
+            missing, train_together(missing, device, progress, checkpoint), strict=True
+        ):
+            store.put(minimizer, stored)
+        checkpoint.remove()
+    return len(team)

@@ -1,0 +1,283 @@
+"""A described minimizer, and its training."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import data, models, training
+from .._state import check_choice, check_whole
+from ..evaluation import evaluate
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trained network and what is known of its training.
+
+    Attributes:
+        state: State dict, on the CPU.
+        record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
+            is not what was asked for, or is empty), history, seconds (of the last
+            start, if it was cut off before; a share of them if several were trained as one),
+            device, versions.
+    """
+
+    state: dict[str, Tensor]
+    record: dict[str, Any]
+
+
+#: The algorithms by name.
+ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
+    "sgd": training.sgd, "replicated_sgd": training.replicated_sgd,
+    "adversarial": training.adversarial, "sam": training.sam, "swa": training.swa,
+    "entropy_sgd": training.entropy_sgd,
+}  # fmt: skip
+
+
+#: Settings that came later, with the value that changes nothing.
+_NEUTRAL = {("warmup", 0)}
+
+
+#: Arguments of a training that are not part of a description, or are given by it.
+_NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint", "settings"}
+
+
+@dataclass(frozen=True)
+class Minimizer:
+    """What a trained network depends on, and nothing else.
+
+    Args:
+        dataset: As `toroid.data.load` takes it; a folder that is given as a path need not be here.
+        architecture: A key of `toroid.models.ARCHITECTURES`.
+        width: Factor on the hidden sizes.
+        algorithm: A key of `ALGORITHMS`: ``"sgd"``, ``"replicated_sgd"``, ``"adversarial"``,
+            ``"sam"``, ``"swa"``, ``"entropy_sgd"``.
+        settings: Arguments of the algorithm, e.g. ``{"epochs": 30, "lr": 0.1}``; the others take
+            the algorithm's defaults, which are written out, so that a changed default changes the
+            key.
+        subset: Number of training images, None for all.
+        seed: Draws the first weights, the order of the images, and the augmentation.
+
+    Raises:
+        ValueError: If a name is unknown (names the valid ones), or a number is of another kind or
+            out of range.
+
+    Example:
+        >>> minimizer = Minimizer(architecture="mlp", width=0.1, settings={"epochs": 2}, seed=3)
+        >>> minimizer.settings["lr"], len(minimizer.key)
+        (0.1, 64)
+    """
+
+    dataset: str = "digits"
+    architecture: str = "mlp"
+    width: float = 1.0
+    algorithm: str = "sgd"
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    subset: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("architecture", self.architecture, tuple(models.ARCHITECTURES))
+        check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
+        if Path(self.dataset).name == self.dataset and not Path(self.dataset).is_dir():
+            check_choice("dataset", self.dataset, data.DATASETS)
+        if not 0 < self.width < math.inf:
+            raise ValueError(f"width is {self.width}; it must be positive")
+        subset = self.subset if self.subset is None else check_whole("subset", self.subset, 1)
+        for name, value in (
+            ("settings", _complete(self.algorithm, self.settings)), ("width", float(self.width)),
+            ("subset", subset), ("seed", check_whole("seed", self.seed)),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple:
+        """Settings that cannot be changed cannot be pickled; other processes get a dict."""
+        fields = {**vars(self), "settings": dict(self.settings)}
+        return Minimizer, tuple(fields.values())
+
+    @property
+    def json(self) -> str:
+        """The description as canonical JSON: sorted, without spaces, every setting written out.
+
+        But for what came later and changes nothing (no warm-up, PyTorch's own fresh weights): keys
+        stay what they were.
+        """
+        settings = {k: v for k, v in self.settings.items() if (k, v) not in _NEUTRAL}
+        fields = {**vars(self), "settings": settings}
+        if self.architecture in models.INITIALIZATIONS:
+            fields["initialization"] = models.INITIALIZATIONS[self.architecture]
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.json.encode()).hexdigest()
+
+    def load(self) -> tuple[data.Dataset, data.Dataset]:
+        """Training and test data."""
+        return data.load(self.dataset, subset=self.subset)
+
+    def model(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        """The network with the weights that the training starts from."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return models.build(self.architecture, shape, classes, self.width)
+
+    def train(
+        self,
+        *,
+        device: str | None = None,
+        progress: bool = False,
+        checkpoint: training.Checkpoint | None = None,
+    ) -> Stored:
+        """Train it.
+
+        Args:
+            device: Where; by default on a GPU if there is one.
+            progress: Show a progress bar over the epochs.
+            checkpoint: Where to save each epoch, and to go on from.
+
+        Returns:
+            The state (on the CPU) and the record of the run.
+        """
+        (stored,) = train_together([self], device, progress, checkpoint)
+        return stored
+
+
+def train_together(
+    minimizers: Sequence[Minimizer],
+    device: str | None,
+    progress: bool,
+    checkpoint: training.Checkpoint | None,
+) -> list[Stored]:
+    """Train one, or several of plain SGD that differ in nothing but the seed as one network."""
+    device, first = device or best_device(), minimizers[0]
+    train, test = (part.to(device) for part in first.load())
+    models = [m.model(train.shape, train.classes) for m in minimizers]
+    generators = [torch.Generator().manual_seed(m.seed) for m in minimizers]
+    options = {**first.settings, "progress": progress, "checkpoint": checkpoint}
+    start = time.perf_counter()
+    if len(models) > 1:
+        found = training.sgd_many(models, train, generators=generators, stacked=True, **options)
+    else:
+        algorithm = ALGORITHMS[first.algorithm]
+        found = [algorithm(models[0], train, generator=generators[0], **options)]
+    seconds = (time.perf_counter() - start) / len(models)
+    parts = {"train": train, "test": test}
+    return [
+        Stored({k: v.cpu() for k, v in t.state.items()}, _record(m, t, model, parts, seconds))
+        for m, t, model in zip(minimizers, found, models, strict=True)
+    ]
+
+
+def _record(
+    minimizer: Minimizer,
+    trained: training.Trained,
+    model: nn.Module,
+    parts: Mapping[str, data.Dataset],
+    seconds: float,
+) -> dict[str, Any]:
+    """What is kept beside the weights."""
+    scores = {
+        f"{name}_{key}": value
+        for name, part in parts.items()
+        for key, value in evaluate(trained.state, model, part)._asdict().items()
+    }
+    return {
+        "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
+        "device": _device(parts["train"].images.device.type),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "report": trained.report, "history": trained.history.to_dict("list"),
+    }  # fmt: skip
+
+
+def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Every setting of an algorithm, in its declared type."""
+    own = inspect.signature(ALGORITHMS[algorithm]).parameters
+    shared = inspect.signature(training.Settings).parameters
+    parameters = {**shared, **own}
+    known = {name: p.default for name, p in parameters.items() if name not in _NOT_SETTINGS}
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise ValueError(
+            f"{algorithm} has no setting {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    complete = {**known, **settings}
+    if missing := sorted(name for name, v in complete.items() if v is inspect.Parameter.empty):
+        raise ValueError(f"{algorithm} needs the setting {', '.join(missing)}")
+    kinds = {name: str(parameters[name].annotation) for name in complete}
+    complete = {k: _typed(k, kinds[k], v) for k, v in complete.items()}
+    training.Settings(**{k: v for k, v in complete.items() if k in shared})  # its own checks
+    return MappingProxyType(complete)
+
+
+def grid(
+    algorithms: Iterable[str],
+    seeds: Iterable[int],
+    settings: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **network: Any,
+) -> dict[tuple[str, int], Minimizer]:
+    """A description for each algorithm and seed, which otherwise are alike.
+
+    Args:
+        algorithms: Names.
+        seeds: Numbers.
+        settings: For all algorithms. One for which an algorithm has a default of its own, as
+            `adversarial` for all that regularises, does not reach it from here.
+        own: Settings of single algorithms, which need not be among `algorithms`.
+        **network: The other fields of `Minimizer`.
+
+    Returns:
+        By algorithm and seed.
+
+    Raises:
+        ValueError: As `Minimizer`.
+
+    Example:
+        >>> found = grid(["sgd", "adversarial"], [0, 1], {"epochs": 2, "weight_decay": 0.1})
+        >>> len(found), found["adversarial", 0].settings["weight_decay"]
+        (4, 0.0)
+    """
+    algorithms, seeds, own, found = list(algorithms), list(seeds), own or {}, {}
+    for algorithm in (*algorithms, *own):
+        check_choice("algorithm", algorithm, tuple(ALGORITHMS))
+    for algorithm in algorithms:
+        taken = inspect.signature(ALGORITHMS[algorithm]).parameters
+        shared = {k: v for k, v in settings.items() if k not in taken}
+        for seed in seeds:
+            chosen = {**shared, **own.get(algorithm, {})}
+            found[algorithm, seed] = Minimizer(
+                algorithm=algorithm, settings=chosen, seed=seed, **network
+            )
+    return found
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    """A setting in its declared type: 1 and 1.0 are one description."""
+    if kind == "float" and type(value) is int:
+        value = float(value)
+    if kind == "int" and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value).__name__ != kind:
+        raise ValueError(f"{name} takes {kind}, got {value!r} ({type(value).__name__})")
+    return value
+
+
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _device(name: str) -> str:
+    return torch.cuda.get_device_name() if name.startswith("cuda") else f"{platform.machine()} CPU"

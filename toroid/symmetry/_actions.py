@@ -1,0 +1,131 @@
+"""An element of the symmetry acting on a state: units exchanged, rescaled, flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .._state import State, check_tensor
+from ._groups import Symmetry, check_state, check_units, move, multiply
+
+
+def permute(
+    state: State, permutations: Mapping[str, Tensor], symmetry: Symmetry
+) -> dict[str, Tensor]:
+    """Exchange units: unit i of a group becomes what unit ``permutations[group][i]`` was.
+
+    Args:
+        state: State dict; it is not changed.
+        permutations: For each group to permute, an integer tensor (units,) that holds every unit
+            once.
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function. Tensors that no permutation touches are shared with the input.
+
+    Raises:
+        ValueError: If a group is unknown, or what is given is no tensor of integers that holds each
+            of its units once.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> moved = permute(model.state_dict(), {"1": torch.tensor([4, 3, 2, 1, 0])}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), moved, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    for name, permutation in permutations.items():
+        move(result, check_units(symmetry, name, permutation), permutation)
+    return result
+
+
+def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+    """Multiply what units put out, and divide what reads them: ``f(λ z) = λ f(z)`` for λ > 0.
+
+    Weights, biases and running means are multiplied by λ, the columns that read the unit by 1/λ;
+    a running variance becomes ``(var + ε) λ² - ε``, which is exact in evaluation mode.
+
+    Args:
+        state: State dict; it is not changed.
+        factors: For each scale (by name, `Symmetry.scales`) a positive tensor (units,).
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function (times the factor of ``"output"``, if that is given).
+
+    Raises:
+        ValueError: If a scale is unknown or fixed, or a factor is no tensor, or not positive and
+            finite.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> scaled = rescale(model.state_dict(), {"1": torch.full((5,), 7.0)}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), scaled, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    scales = {scale.name: scale for scale in symmetry.scales}
+    for name, factor in factors.items():
+        if name not in scales:
+            raise ValueError(f"no free scale {name!r}; there are {', '.join(scales)}")
+        check_tensor(f"the factor of {name!r}", factor, floating=True)
+        size = len(scales[name].axes[0].index)
+        if factor.shape != (size,) or not (torch.isfinite(factor).all() and (factor > 0).all()):
+            raise ValueError(
+                f"scale {name!r} takes {size} positive finite factors, got shape "
+                f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
+            )
+        multiply(result, scales[name], factor)
+    return result
+
+
+def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+    """Change the sign of units whose activation is odd: ``f(-z) = -f(z)``.
+
+    What makes the unit and what reads it are multiplied by -1.
+
+    Args:
+        state: State dict; it is not changed.
+        signs: For each group to flip, 1 or -1 for each unit.
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function.
+
+    Raises:
+        ValueError: If a group is unknown or not odd, or a sign is no tensor, or not 1 or -1.
+
+    Example:
+        >>> import torch, toroid
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+        >>> x = torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> flipped = flip(model.state_dict(), {"0": torch.tensor([1, -1, -1])}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), flipped, x))
+        True
+    """
+    check_state(state, symmetry)
+    result = dict(state)
+    odd = {group.name: group.flip for group in symmetry.groups if group.flip}
+    for name, sign in signs.items():
+        if name not in odd:
+            raise ValueError(
+                f"no group {name!r} whose sign is free; there are {', '.join(odd) or 'none'}"
+            )
+        check_tensor(f"the sign of {name!r}", sign, floating=True)
+        size = len(odd[name].axes[0].index)
+        if sign.shape != (size,) or not (sign.abs() == 1).all():
+            raise ValueError(
+                f"group {name!r} takes {size} signs, each 1 or -1, got {sign.tolist()}"
+            )
+        multiply(result, odd[name], sign)
+    return result

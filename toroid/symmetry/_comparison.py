@@ -1,0 +1,114 @@
+"""Two states of one network: the same function?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .._network import cast, structure
+from .._state import State, check_model
+
+
+@dataclass(frozen=True)
+class Report:
+    """How two states of one network compare on an input.
+
+    Attributes:
+        difference: Largest difference of the outputs, after the factor, over the largest output.
+        factor: The positive factor between the outputs (least squares).
+        agreement: Fraction of inputs with the same predicted class.
+        tolerance: Largest `difference` that counts as the same function.
+    """
+
+    difference: float
+    factor: float
+    agreement: float
+    tolerance: float
+
+    def __bool__(self) -> bool:
+        """Whether the outputs agree up to one positive factor."""
+        return self.factor > 0 and self.difference <= self.tolerance
+
+
+def same_function(
+    model: nn.Module,
+    before: State,
+    after: State,
+    example: Tensor,
+    *,
+    tolerance: float | None = None,
+) -> Report:
+    """Compare two states of a network on an input: equal up to one positive factor?
+
+    Args:
+        model: The network, run in evaluation mode; it is not changed.
+        before: State dict.
+        after: State dict to compare with it.
+        example: Inputs, batch first, or a tuple of them; not changed, but cast to the precision of
+            the states.
+        tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
+
+    Returns:
+        A `Report`, true if the outputs agree.
+
+    Raises:
+        ValueError: If a state does not fit the model.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> doubled = {k: 2 * v if k.startswith("3") else v for k, v in model.state_dict().items()}
+        >>> report = same_function(model, model.state_dict(), doubled, x)
+        >>> bool(report), round(report.factor, 3)
+        (True, 2.0)
+    """
+    for state in (before, after):
+        check_model(state, model)
+    network = structure(model)
+    first, second = (_outputs(network, state, _tuple(example)) for state in (before, after))
+    return _compare(
+        first, second, torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
+    )
+
+
+def _compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
+    dot, norm = (first * second).sum(), (first * first).sum()
+    factor = float(dot / norm) if norm > 0 else 1.0
+    size = float((factor * first).abs().max())
+    difference = float((second - factor * first).abs().max()) / (size or 1.0)
+    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    return Report(difference, factor, agreement, tolerance)
+
+
+def _tuple(example: Any) -> tuple[Any, ...]:
+    return example if isinstance(example, tuple) else (example,)
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Tensor:
+    """All outputs for each input, as a matrix (inputs, numbers)."""
+    like = next(v for v in state.values() if v.is_floating_point())
+    unsaved = {  # buffers that a state does not hold
+        k: v.to(like)
+        for k, v in network.named_buffers()
+        if k not in state and v.is_floating_point()
+    }
+    counters = {k: v.clone() for k, v in state.items() if not v.is_floating_point()}
+    inputs = tree_map(partial(cast, like=like), inputs)
+    outputs = tree_leaves(
+        torch.func.functional_call(network, {**unsaved, **state, **counters}, inputs)
+    )
+    tensors = [out for out in outputs if isinstance(out, Tensor)]
+    rows = next((len(out) for out in tensors if out.dim()), 1)
+    matrices = [
+        out.reshape(rows, -1)
+        if out.dim() and len(out) == rows
+        else out.reshape(1, -1).expand(rows, -1)
+        for out in tensors
+    ]
+    return torch.cat(matrices, 1)

@@ -1,0 +1,183 @@
+"""The symmetry of a network, read off its graph and verified on random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .._network import UnsupportedError
+from .._state import State
+from . import _graph
+from ._actions import flip, permute, rescale
+from ._assembly import assemble
+from ._comparison import _compare, _outputs, _tuple
+from ._groups import Group, Scale, Symmetry, check_state
+from ._labels import Slot
+
+
+def find_symmetries(
+    model: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    *,
+    strict: bool = True,
+    verify: bool = True,
+    given: Symmetry | None = None,
+) -> Symmetry:
+    """Read the permutation, scale and sign symmetries of a network off its graph.
+
+    The ATen graph of ``torch.export.export`` (evaluation mode) is run on labels instead of numbers;
+    what the operations tie together is a group. See `toroid.symmetry._rules`.
+
+    Args:
+        model: Any module that exports; it is not changed.
+        example: An input of the shape the model takes, batch first, or a tuple of inputs; it is not
+            changed.
+        strict: Refuse an operation without a rule. With False what meets there is left as it is,
+            which is exact, and the place is listed in `Symmetry.refused`.
+        verify: Move a copy with random weights, in float64 (in float32 if the network casts to that
+            or less), by a random element of what was found, and compare the outputs. It costs a
+            few runs of the network on inputs like `example`.
+        given: Groups written by hand, for what the graph does not show; merged with what is found
+            (``symmetry | given``), and verified with it.
+
+    Returns:
+        The groups of units, front to back, and the last layer's one factor.
+
+    Raises:
+        UnsupportedError: If an operation has no rule; names it, its module and its source line. If
+            the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
+            left as they are and listed; but a group by hand that does it is an error).
+        ValueError: If `model` is no module, or `given` has a group that is found as well, or does
+            not fit the model.
+
+    Example:
+        >>> import torch, toroid
+        >>> model = toroid.lenet((1, 28, 28), classes=10)
+        >>> symmetry = find_symmetries(model, torch.zeros(1, 1, 28, 28))
+        >>> [(group.name, group.size) for group in symmetry.groups]
+        [('0', 6), ('3', 16), ('7', 120), ('9', 84)]
+        >>> len(symmetry["3"].axes[-1].index[0])  # a channel feeds 7 x 7 columns
+        49
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"find_symmetries takes the model, a torch.nn.Module, got a {type(model).__name__}; "
+            "a state dict does not say what is computed"
+        )
+    exported = _graph.export(model, example)
+    trace = _graph.trace(exported, model.state_dict().keys(), strict)
+    symmetry = assemble(trace)
+    by_hand: tuple[Group, ...] = ()
+    if given is not None:
+        check_state(model.state_dict(), given)
+        groups = tuple(_in_order(group, [*trace.slots.values()]) for group in given.groups)
+        given = replace(given, groups=groups)
+        symmetry, by_hand = symmetry | given, given.all_groups
+    certain = symmetry.all_groups if strict else by_hand
+    if not verify or not symmetry.all_groups:
+        return symmetry
+    return _verified(symmetry, model, example, certain, _graph.precision(exported))
+
+
+def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
+    """A group by hand, its scales where what makes them stands in the graph."""
+    first: dict[str, int] = {}
+    for number, slot in enumerate(slots):
+        first.setdefault(slot.parameter, number)
+
+    def placed(scale: Scale) -> Scale:
+        makers = [first[x.parameter] for x in scale.axes if x.role != "in" and x.parameter in first]
+        return replace(scale, order=min(makers, default=scale.order))
+
+    scales = tuple(map(placed, group.scales))
+    return replace(group, scales=scales, flip=group.flip and placed(group.flip))
+
+
+def _verified(
+    symmetry: Symmetry,
+    model: nn.Module,
+    example: Any,
+    certain: Sequence[Group],
+    precision: torch.dtype,
+) -> Symmetry:
+    """The symmetry without the groups that change what a network with random weights says."""
+    generator = torch.Generator().manual_seed(0)
+    exact = precision == torch.float64
+    network = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).cpu().eval()
+    state: State = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
+    size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
+    draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
+    like_example = partial(_random_like, "", generator=generator)
+    inputs = [tree_map(like_example, _tuple(example)) for _ in range(draws)]
+    before = torch.cat([_outputs(network, state, x) for x in inputs])
+
+    def wrong(*groups: Group) -> bool:
+        part = _without(symmetry, [g for g in symmetry.all_groups if g not in groups])
+        moved = _random_element(state, part, generator)
+        after = torch.cat([_outputs(network, moved, x) for x in inputs])
+        return not _compare(before[:, finite], after[:, finite], tolerance)
+
+    tolerance = torch.finfo(precision).eps ** 0.5
+    finite = before.isfinite().all(0)
+    if not finite.any():
+        raise UnsupportedError(
+            "cannot verify the symmetries of this network: no output of a random copy is finite. "
+            "Pass verify=False to trust what was found."
+        )
+    if not wrong(*symmetry.all_groups):
+        return symmetry
+    bad = [group for group in symmetry.all_groups if wrong(group)] or list(symmetry.all_groups)
+    message = f"units that are not alike after all ({', '.join(g.name for g in bad)})"
+    if any(group in certain for group in bad):
+        raise UnsupportedError(
+            f"cannot read the symmetries of this network: {message}. The outputs of a random copy "
+            "change when they are moved. Mend groups that were given by hand; pass strict=False to "
+            "leave others as they are."
+        )
+    return replace(_without(symmetry, bad), refused=(*symmetry.refused, message))
+
+
+def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
+    """The symmetry without some of its groups, or without the last layer's factor."""
+    kept = tuple(group for group in symmetry.groups if group not in groups)
+    return replace(
+        symmetry, groups=kept, output=None if symmetry.output in groups else symmetry.output
+    )
+
+
+def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
+    """Random numbers of the size that keeps activations of order one; γ of both signs."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return tensor
+    numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+    if name.endswith("running_var"):
+        return numbers.abs() + 0.5
+    if name.endswith("bias"):
+        return 0.1 * numbers  # large ones would drown what the layers before say
+    weights = name and tensor.dim() > 1
+    return numbers * (2 / max(1, tensor[0].numel())) ** 0.5 if weights else numbers
+
+
+def _random_element(state: State, symmetry: Symmetry, generator: torch.Generator) -> State:
+    """A state moved by a random cycle of every group and random factors for every scale."""
+    permutations = {}
+    for group in symmetry.groups:
+        order = torch.randperm(group.size, generator=generator)
+        permutations[group.name] = order.roll(1)[order.argsort()]  # no unit stays
+    factors = {
+        s.name: (0.3 * torch.randn(len(s.axes[0].index), generator=generator)).exp()
+        for s in symmetry.scales
+    }
+    signs = {
+        g.name: torch.randint(2, (g.size,), generator=generator) * 2 - 1
+        for g in symmetry.groups
+        if g.flip
+    }
+    return permute(flip(rescale(state, factors, symmetry), signs, symmetry), permutations, symmetry)

@@ -1,0 +1,106 @@
+"""SGD from an adversarial initialisation: random labels first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..data import Dataset
+from ..evaluation import evaluate
+from ._checkpoint import Checkpoint
+from ._loop import Loop
+from ._settings import Settings
+from ._trained import Trained, begin, shortfall
+
+
+def adversarial(
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, repeats: int = 1,
+    zeroed: float = 0.1, confusion_epochs: int = 350, confusion_lr: float = 0.1,
+    momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
+    schedule: str = "constant", augment: bool = False, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Any,
+) -> Trained:  # fmt: skip
+    """SGD from an adversarial initialisation: a minimum that generalises badly.
+
+    First random labels are learnt: every image `repeats` times, a random tenth of its entries set
+    to zero, with a label drawn at random, by plain SGD until 99.99 % are right. From there the true
+    labels, with nothing that regularises (Liu, Papailiopoulos, Achlioptas 2020, arXiv 1906.02613).
+
+    Args:
+        model: Where to start; it is not changed.
+        train: As in `sgd`.
+        generator: Draws the confusion set, its labels, and the order of the images.
+        repeats: Copies of each image in the confusion set (the source: 1 to 10).
+        zeroed: Fraction of their entries that are set to zero.
+        confusion_epochs: On the random labels, at most.
+        confusion_lr: Learning rate there, divided by 10 at 3/7 and 5/7 (epochs 150 and 250 of 350).
+        momentum: On the true labels, as the settings that follow.
+        nesterov: As in `Settings`.
+        weight_decay: As in `Settings`.
+        schedule: As in `Settings`.
+        augment: As in `Settings`.
+        progress: As in `sgd`.
+        checkpoint: As in `sgd`.
+        **settings: The others of `Settings`.
+
+    Returns:
+        The trained state; a history of both parts (column ``labels``: random, true); and a report
+        that says so if the random labels were not learnt, or the true ones not.
+
+    Raises:
+        TypeError: As `sgd`.
+        ValueError: As `sgd`.
+        FloatingPointError: As `sgd`.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, test = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(32,))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> trained = adversarial(model, train, epochs=1, confusion_epochs=1, generator=generator)
+        >>> trained.report["failed"]
+        'the random labels were not learnt: ...
+    """
+    true = Settings.of(
+        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
+        augment=augment, **settings,
+    )  # fmt: skip
+    plain = Settings(
+        confusion_epochs, true.batch_size, confusion_lr, momentum=0.0, weight_decay=0.0,
+        warmup=true.warmup, precision=true.precision,
+    )  # fmt: skip
+    confusion = _confusion(train, repeats, zeroed, generator)
+    part = checkpoint.part if checkpoint else lambda name: None
+    own = {
+        "algorithm": "adversarial", "repeats": repeats, "zeroed": zeroed,
+        "confusion_epochs": confusion_epochs, "confusion_lr": confusion_lr,
+    }  # fmt: skip
+    loop = begin([model], confusion, [generator], plain, progress, part("random"), own)
+    networks = loop.networks
+
+    def learnt(epoch: int) -> dict[str, float] | None:
+        return None if evaluate(networks.single(), model, confusion).error <= 1e-4 else {}
+
+    def tenths(done: float) -> float:
+        return 0.1 ** ((done >= 3 / 7) + (done >= 5 / 7))
+
+    (first,) = loop.run(after=learnt, rate=tenths)
+    confused = evaluate(networks.single(), model, confusion).error
+    (second,) = Loop(networks, train, [generator], true, progress, part("true"), own=own).run()
+    error = evaluate(networks.single(), model, train).error
+    failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
+    failed = failed or shortfall(error, train)
+    report = {"failed": failed, "confusion_error": confused, "confusion_epochs": len(first)}
+    history = pd.concat([first.assign(labels="random"), second.assign(labels="true")])
+    return Trained(networks.single(), history.reset_index(drop=True), report)
+
+
+def _confusion(train: Dataset, repeats: int, zeroed: float, generator: torch.Generator) -> Dataset:
+    """Copies of the images with holes, and labels that mean nothing."""
+    images = train.images.repeat_interleave(repeats, 0)
+    holes = torch.rand(images.shape, generator=generator).to(images.device) < zeroed
+    labels = torch.randint(train.classes, (len(images),), generator=generator)
+    return Dataset(images.masked_fill(holes, 0.0), labels.to(images.device), train.classes)

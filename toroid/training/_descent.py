@@ -1,0 +1,96 @@
+"""Plain stochastic gradient descent, of one network or several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import Dataset
+from ._checkpoint import Checkpoint
+from ._settings import Settings
+from ._trained import Trained, begin, finished
+
+
+def sgd(
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Any,
+) -> Trained:  # fmt: skip
+    """Stochastic gradient descent on the cross-entropy, from the model's own weights.
+
+    Args:
+        model: Where to start; it is not changed.
+        train: Training data; the training runs on its device.
+        generator: Draws the order of the images and the augmentation (on the CPU).
+        progress: Show a progress bar.
+        checkpoint: Where to save each epoch, and to go on from.
+        **settings: Those of `Settings`; ``epochs`` is needed.
+
+    Returns:
+        The trained state, the history, and a report that says so if more than `NEAR_ZERO` of the
+        training data are wrong at the end.
+
+    Raises:
+        TypeError: If there is no such setting, or ``epochs`` is missing.
+        ValueError: If a setting has no such value, or the checkpoint is of another run.
+        FloatingPointError: If the loss is no longer finite; names the epoch.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, test = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(32,))
+        >>> trained = sgd(model, train, epochs=5, generator=torch.Generator().manual_seed(0))
+        >>> toroid.evaluate(trained.state, model, test).error < 0.2
+        True
+    """
+    (trained,) = sgd_many(
+        [model], train, generators=[generator], progress=progress, checkpoint=checkpoint, **settings
+    )
+    return trained
+
+
+def sgd_many(
+    models: Sequence[nn.Module], train: Dataset, *, generators: Sequence[torch.Generator],
+    progress: bool = False, checkpoint: Checkpoint | None = None, stacked: bool | None = None,
+    **settings: Any,
+) -> list[Trained]:  # fmt: skip
+    """`sgd` for several models of one shape at once, each with its own generator.
+
+    The results are those of one by one, within rounding.
+
+    Args:
+        models: Where to start; they are not changed.
+        train: As in `sgd`.
+        generators: One for each model.
+        progress: As in `sgd`.
+        checkpoint: As in `sgd`.
+        stacked: Run them as one network of stacked tensors; by default on a GPU.
+        **settings: Those of `Settings`.
+
+    Returns:
+        One `Trained` for each model.
+
+    Raises:
+        TypeError: As `sgd`.
+        ValueError: As `sgd`, and if there is not one generator for each model.
+        FloatingPointError: As `sgd`.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, test = toroid.data.load("digits")
+        >>> models = [toroid.mlp(train.shape, classes=10, hidden=(8,)) for _ in range(2)]
+        >>> generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        >>> len(sgd_many(models, train, generators=generators, epochs=1))
+        2
+    """
+    if len(models) != len(generators):
+        raise ValueError(f"{len(models)} models, but {len(generators)} generators")
+    chosen, own = Settings.of(**settings), {"algorithm": "sgd"}
+    loop = begin(models, train, generators, chosen, progress, checkpoint, own, stacked)
+    histories = loop.run()
+    return [
+        finished(loop.networks.single(i), history, models[i], train)
+        for i, history in enumerate(histories)
+    ]

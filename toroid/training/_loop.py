@@ -1,0 +1,197 @@
+"""The epochs: minibatches, steps, schedules, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from tqdm.auto import tqdm
+
+from ..data import Dataset
+from ._checkpoint import Checkpoint
+from ._networks import Networks
+from ._settings import SCHEDULES, Settings
+
+
+@dataclass
+class Loop:
+    """Epochs over the data, each network in its own order.
+
+    What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), a
+    `memory` of what it changes in place from epoch to epoch, and its `own` settings, as JSON can
+    hold them: with the shared ones they say whether a checkpoint is of the same run.
+    """
+
+    networks: Networks
+    train: Dataset
+    generators: Sequence[torch.Generator]
+    settings: Settings
+    progress: bool = False
+    checkpoint: Checkpoint | None = None
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        weights = list(self.networks.weights.values())
+        self.optimizer = self.settings.optimizer(weights)
+        if self.settings.augment and self.train.images.dim() != 4:
+            raise ValueError(
+                "augment shifts and flips images (N, channels, height, width); these have shape "
+                f"{tuple(self.train.images.shape)}: train with augment=False"
+            )
+        if self.train.images.is_floating_point():  # once, in the precision of the weights
+            self.train = replace(self.train, images=self.train.images.to(weights[0].dtype))
+        self.size = min(self.settings.batch_size, len(self.train))
+        self.batches = len(self.train) // self.size
+        self.rows: list[list[dict]] = [[] for _ in self.generators]
+        self.done = 0  # steps
+
+    def down(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """A step down the gradient; the networks do not see each other."""
+        losses, wrong = self.networks.losses(images, labels)
+        self.optimizer.zero_grad()
+        losses.sum().backward()
+        self.optimizer.step()
+        return losses, wrong
+
+    def run(
+        self,
+        step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        after: Callable[[int], dict[str, float] | None] = lambda epoch: {},
+        rate: Callable[[float], float] | None = None,
+    ) -> list[pd.DataFrame]:
+        """All epochs that are left; the history of each network."""
+        ended = self._resume()
+        rate = self._warmed(rate or SCHEDULES[self.settings.schedule])
+        ahead = range(len(self.rows[0]), 0 if ended else self.settings.epochs)
+        for epoch in tqdm(ahead, disable=not self.progress, leave=False):
+            lr = self.settings.lr * rate(self._fraction())
+            loss, wrong = self._epoch(step or self.down, rate)
+            self._check(loss, epoch)
+            more = after(epoch)
+            for rows, mean, error in zip(self.rows, loss.tolist(), wrong.tolist(), strict=True):
+                rows.append(
+                    {"epoch": epoch, "lr": lr, "loss": mean, "error": error, **(more or {})}
+                )
+            if self.checkpoint:
+                record = {"rows": self.rows, "ended": more is None, "run": self._run()}
+                self.checkpoint.save(self._changing(), record)
+            if more is None:
+                break
+        columns = ["epoch", "lr", "loss", "error"]
+        return [pd.DataFrame(rows, columns=None if rows else columns) for rows in self.rows]
+
+    def _warmed(self, rate: Callable[[float], float]) -> Callable[[float], float]:
+        """A schedule that rises from 0 first, step by step."""
+        steps = self.settings.warmup * self.batches
+        return lambda done: rate(done) * (min(1.0, (self.done + 1) / steps) if steps else 1.0)
+
+    def _fraction(self) -> float:
+        return self.done / max(1, self.settings.epochs * self.batches)
+
+    def _epoch(self, step: Callable, rate: Callable[[float], float]) -> tuple[Tensor, Tensor]:
+        """Mean loss and error of each network, while it moves."""
+        loss, wrong = torch.zeros(2, len(self.generators), device=self.train.images.device)
+        for images, labels in self._minibatches():
+            self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
+            losses, errors = step(images, labels)
+            self.done += 1
+            loss += losses.detach() / self.batches
+            wrong += errors / (self.batches * self.size)
+        return loss, wrong
+
+    def _minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (networks, batch, ...) and labels; the remainder is left out."""
+        orders = torch.stack(
+            [torch.randperm(len(self.train), generator=g) for g in self.generators]
+        )
+        orders = orders[:, : self.batches * self.size].to(self.train.images.device)
+        for batch in orders.split(self.size, 1):
+            images = self.train.images[batch]
+            if self.settings.augment:
+                pairs = zip(images, self.generators, strict=True)
+                images = torch.stack([augment(x, g) for x, g in pairs])
+            yield images, self.train.labels[batch]
+
+    def _check(self, loss: Tensor, epoch: int) -> None:
+        if not loss.isfinite().all():
+            raise FloatingPointError(
+                f"the loss is {float(loss.max())} in epoch {epoch}; a smaller lr than "
+                f"{self.settings.lr} may help"
+            )
+
+    def _changing(self) -> dict[str, Tensor]:
+        """By name: weights and buffers, momenta, the generators' states, an algorithm's memory."""
+        momenta = {
+            k: self.optimizer.state[w].get("momentum_buffer")
+            for k, w in self.networks.weights.items()
+        }
+        return {
+            **{f"state.{k}": v for k, v in self.networks.state.items()},
+            **{f"momentum.{k}": v for k, v in momenta.items() if v is not None},
+            **{f"generator.{i}": g.get_state() for i, g in enumerate(self.generators)},
+            **{f"memory.{k}": v for k, v in self.memory.items()},
+        }
+
+    def _run(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that was cut off."""
+        return {**vars(self.settings), "images": len(self.train), **self.own}
+
+    def _check_saved(self, path: Path, tensors: Mapping[str, Tensor], record: Mapping) -> None:
+        """A checkpoint is of this run: by the settings that both know, and by shapes."""
+        saved, now = (
+            {**settings, **{k: list(v.shape) for k, v in found.items()}}
+            for settings, found in (
+                (record.get("run", {}), tensors), (self._run(), self._changing())
+            )
+        )  # fmt: skip
+        shared = saved.keys() & now.keys()
+        networks = {k for k in saved.keys() | now.keys() if k.startswith(("state.", "memory."))}
+        differ = sorted(k for k in shared | networks if saved.get(k) != now.get(k))
+        if differ:
+            told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
+            raise ValueError(
+                f"{path} was saved by another run: {told}. Give this run another file, or remove "
+                "that one (Checkpoint.remove)"
+            )
+
+    @torch.no_grad()
+    def _resume(self) -> bool:
+        """Put back what was saved, if anything was; whether that was the end."""
+        saved = self.checkpoint and self.checkpoint.load(self.train.images.device)
+        if not (self.checkpoint and saved):
+            return False
+        tensors, record = saved
+        self._check_saved(self.checkpoint.path, tensors, record)
+        for kind, values in (("state", self.networks.state), ("memory", self.memory)):
+            for k, v in values.items():
+                v.copy_(tensors[f"{kind}.{k}"])
+        for k, w in self.networks.weights.items():
+            if f"momentum.{k}" in tensors:
+                self.optimizer.state[w]["momentum_buffer"] = tensors[f"momentum.{k}"]
+        for i, generator in enumerate(self.generators):
+            generator.set_state(tensors[f"generator.{i}"].cpu())
+        self.rows = record["rows"]
+        self.done = len(self.rows[0]) * self.batches
+        return record["ended"]
+
+
+def augment(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
+    """Each image moved by up to `shift` pixels (zeros come in) and flipped, at random."""
+    count, _, height, width = images.shape
+    draw = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
+    flip = torch.rand(count, generator=generator).to(images.device) < 0.5
+    padded = pad(images, [shift] * 4)  # (N, C, H + 2s, W + 2s)
+    rows = draw[0][:, None] + torch.arange(height, device=images.device)  # (N, H)
+    across = torch.arange(width, device=images.device).expand(count, -1)
+    columns = draw[1][:, None] + torch.where(flip[:, None], across.flip(1), across)  # (N, W)
+    index = torch.arange(count, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )

@@ -1,0 +1,78 @@
+"""Networks of one shape that are trained together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+
+from .._network import structure
+from ..evaluation import PRECISIONS
+
+
+class Networks:
+    """Networks of one shape that are trained together: each its own weights and buffers.
+
+    On a GPU they run as one (`vmap` over stacked tensors), elsewhere one after the other, which
+    there is faster (benchmarks/training.py). The results are the same within rounding.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        device: torch.device,
+        precision: str = "float32",
+        stacked: bool | None = None,
+    ) -> None:
+        self.type = PRECISIONS[precision]
+        states = [m.state_dict() for m in models]
+        self.state = {
+            k: self._place(torch.stack([s[k].detach().to(device) for s in states]))
+            for k in states[0]
+        }  # each (networks, ...)
+        free = [k for k, p in models[0].named_parameters() if p.requires_grad]
+        self.weights = {k: self.state[k].requires_grad_() for k in free}
+        self.buffers = {k: v for k, v in self.state.items() if k not in self.weights}
+        self.module = structure(models[0]).train()
+        self.stacked = device.type == "cuda" and len(models) > 1 if stacked is None else stacked
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """Channels innermost where they are to be so; values and shape as they were."""
+        if self.type is None or tensor.dim() != 5:  # (networks, ...) of images or of kernels
+            return tensor
+        return tensor.movedim(2, -1).contiguous().movedim(-1, 2)
+
+    def outputs(self, images: Tensor, state: dict[str, Tensor] | None = None) -> Tensor:
+        """(networks, batch, classes) of images (networks, batch, ...); their state or another."""
+        state = self.state if state is None else state
+
+        def one(single: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.module, single, (x,))
+
+        images = self._place(images)
+        with torch.autocast(images.device.type, self.type, enabled=self.type is not None):
+            if self.stacked:
+                outputs = vmap(one, randomness="different")(state, images)
+            else:
+                rows = zip(*(v.unbind(0) for v in state.values()), strict=True)
+                states = (dict(zip(state, row, strict=True)) for row in rows)
+                outputs = torch.stack([one(s, x) for s, x in zip(states, images, strict=True)])
+        return outputs if self.type is None else outputs.float()
+
+    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of each network, and how many it gets wrong."""
+        return losses(self.outputs(images), labels)
+
+    def single(self, index: int = 0) -> dict[str, Tensor]:
+        """The state of one network."""
+        return {k: v[index].detach().contiguous() for k, v in self.state.items()}
+
+
+def losses(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of outputs (networks, batch, classes): mean loss of each network, and how many are wrong."""
+    each = cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+    wrong = (outputs.detach().argmax(2) != labels).sum(1)
+    return each.view(labels.shape).mean(1), wrong

@@ -1,0 +1,69 @@
+"""Sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Dataset
+from ._checkpoint import Checkpoint
+from ._settings import Settings
+from ._trained import Trained, begin, finished
+
+
+def sam(
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, rho: float = 0.05,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
+) -> Trained:  # fmt: skip
+    """Sharpness-aware minimisation: SGD with the gradient at ``w + ρ ∇L / |∇L|``.
+
+    After Foret et al. 2021. BatchNorm's running statistics are those of a step's first pass, at w.
+
+    Args:
+        model: Where to start; it is not changed.
+        train: As in `sgd`.
+        generator: As in `sgd`.
+        rho: Length of the step uphill.
+        progress: As in `sgd`.
+        checkpoint: As in `sgd`.
+        **settings: Those of `Settings`.
+
+    Returns:
+        The trained state, the history and the report, as `sgd`.
+
+    Raises:
+        TypeError: As `sgd`.
+        ValueError: As `sgd`.
+        FloatingPointError: As `sgd`.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, test = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(32,))
+        >>> trained = sam(model, train, epochs=5, generator=torch.Generator().manual_seed(0))
+        >>> toroid.evaluate(trained.state, model, test).error < 0.2
+        True
+    """
+    own = {"algorithm": "sam", "rho": rho}
+    loop = begin([model], train, [generator], Settings.of(**settings), progress, checkpoint, own)
+    networks = loop.networks
+    weights, buffers = list(networks.weights.values()), list(networks.buffers.values())
+
+    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        losses, wrong = networks.losses(images, labels)
+        uphill = torch.autograd.grad(losses.sum(), weights)
+        norm = torch.stack([g.square().sum() for g in uphill]).sum().sqrt()
+        before, kept = ([x.detach().clone() for x in group] for group in (weights, buffers))
+        with torch.no_grad():
+            torch._foreach_add_(weights, [g * (rho / norm.clamp_min(1e-12)) for g in uphill])
+        loop.optimizer.zero_grad()
+        networks.losses(images, labels)[0].sum().backward()
+        with torch.no_grad():
+            torch._foreach_copy_([*weights, *buffers], [*before, *kept])
+        loop.optimizer.step()
+        return losses, wrong
+
+    (history,) = loop.run(step)
+    return finished(networks.single(), history, model, train)
