@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: book test quick-test lint lock clean
+.PHONY: book test quick-test lint strict links lock clean
 
 book: .venv/installed
 	$(BIN)/toroid book
@@ -16,8 +16,14 @@ quick-test: .venv/installed
 	$(PYTEST) tests toroid -x --ignore tests/test_site.py
 
 lint: .venv/installed
-	$(BIN)/pip install -q -r requirements.lock -e ".[dev]"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy && $(BIN)/codespell
+
+# Every output of every page as it is stored, but for times and what goes to stderr; weekly.
+strict: .venv/installed
+	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg
+
+links: .venv/installed
+	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/links
 
 # Needs uv; torch and torchvision keep their pins, the accelerator libraries are left to torch.
 lock:
