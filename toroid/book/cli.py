@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import joblib
 
 from .. import data
 from ..minimizers import Store
-from . import notebooks, parameters, references
+from . import notebooks, parameters, references, sweeps
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,6 +149,57 @@ def _from_here(values: dict[str, Any]) -> dict[str, Any]:
     return {
         k: str(Path(v).expanduser().resolve()) if k in folders else v for k, v in values.items()
     }
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "-p",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="A parameter's values, divided by commas; lists are divided by semicolons.",
+)
+@click.option("--over", multiple=True, metavar="NAME", help="Run each entry of a list by itself.")
+@click.option("--preset", "title", default="quick", help="What the runs share.")
+@click.option("-j", "--jobs", default=1, help="Runs at once; -1 for one on each core.")
+@click.option("--cluster", "where", help="'local', or a YAML file of a Dask cluster.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write to; by default one in runs/, the same for the same grid.",
+)
+@click.option("--reference", metavar="TITLE", help="Keep the tables in book/reference/.")
+def sweep(
+    name: str, assignments: tuple[str, ...], over: tuple[str, ...], title: str, jobs: int,
+    where: str | None, output: Path | None, reference: str | None,
+) -> None:  # fmt: skip
+    """Run the figure NAME at every place of a grid of its parameters; given again, it goes on."""
+    with _friendly():
+        shared = _from_here(parameters.preset(name, title))
+        found = sweeps.grid(name, assignments, over, **shared)
+        folder = output or parameters.root() / "runs" / f"sweep-{name}-{found.digest}"
+        click.echo(f"{len(found.places)} runs of {name}{_estimate(found, jobs)}; in {folder}")
+        os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
+        with sweeps.cluster(where):
+            swept = sweeps.sweep(found, folder, n_jobs=None if where else jobs)
+    for table in swept.tables:
+        click.echo(f"results:  {folder / table}.csv")
+    if swept.failed:
+        lines = [f"{place}: {error}" for place, error in swept.failed.items()]
+        raise click.ClickException("\n".join(["these runs failed, the others are kept:", *lines]))
+    if reference:
+        click.echo(f"kept in:  {sweeps.keep(folder, reference)}")
+
+
+def _estimate(grid: sweeps.Grid, jobs: int) -> str:
+    """How long a sweep takes if its runs are as long as the page's own."""
+    seconds = notebooks.run_info(grid.name).get("seconds")
+    if seconds is None:
+        return ""
+    total = seconds * len(grid.places) / joblib.effective_n_jobs(jobs)
+    return f", about {total / 60:.0f} min if each takes the {seconds:.0f} s of the page's own run"
 
 
 @main.command()

@@ -1,0 +1,116 @@
+"""Sweeps: their grids, their runs, what they leave."""
+
+import json
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from toroid.book import notebooks, sweeps
+from toroid.book.cli import main
+from toroid.book.parameters import ParameterError
+
+
+def test_one_rule_for_values_and_for_lists():
+    found = sweeps.grid("connectivity", ["width=0.25,0.5", "seeds=0,1;2,3", "epochs=5"], points=7)
+    assert found.varied == {"width": [0.25, 0.5], "seeds": [[0, 1], [2, 3]]}
+    assert found.fixed == {"points": 7, "epochs": 5}
+    assert [p["width"] for p in found.places] == [0.25, 0.25, 0.5, 0.5]  # the last one is fastest
+    assert [p["seeds"] for p in found.places] == [[0, 1], [2, 3]] * 2
+    each = sweeps.grid("minimizers", ["seeds=3,4,5"], ["seeds"])
+    assert each.varied == {"seeds": [[3], [4], [5]]}
+    assert sweeps.grid("minimizers", [], ["seeds"]).varied == {"seeds": [[0], [1], [2]]}
+
+
+@pytest.mark.parametrize(
+    ("words", "over", "message"),
+    [
+        (["widht=0.5,1"], [], "no parameter 'widht'.*Did you mean 'width'"),
+        (["width=0.5"], [], "nothing varies"),
+        (["width=0.5,0.5"], [], r"width has 0\.5 twice"),
+        (["width=0.5,1", "width=2"], [], "width is given twice"),
+        (["width=0.5,-1"], [], "width is -1"),
+        (["width"], [], "name=value"),
+        (["width=0.5,1"], ["width"], "over takes a parameter that is a list .*seeds"),
+        (["seeds=0,1;2,3"], ["seeds"], "seeds has 2 lists already"),
+        (["seeds=0,1"], ["seeds"], "seeds takes a .* at least two"),
+    ],
+)
+def test_a_wrong_grid_is_refused_before_anything_runs(words, over, message, monkeypatch):
+    monkeypatch.setattr(notebooks, "run", lambda *words: pytest.fail("was run"))
+    with pytest.raises(ParameterError, match=message):
+        sweeps.grid("connectivity", words, over)
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """Runs that only write what a notebook would; how often each place was run."""
+    count = {}
+
+    def run(name, values, output):
+        width = values["width"]
+        count[width] = count.get(width, 0) + 1
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if width == 4.0 and count[width] == 1:
+            output.write_text("{}")
+            raise RuntimeError("no memory")
+        pd.DataFrame({"error": [width / 3, 0.1]}).to_csv(output.parent / "errors.csv", index=False)
+        info = {"stamp": notebooks.stamp(name), "commit": "c", "seconds": 1.0, "python": "3",
+                "torch": "2", "device": "CPU", "parameters": values}  # fmt: skip
+        output.write_text(json.dumps({"metadata": {"toroid": info}}))
+
+    monkeypatch.setattr(notebooks, "run", run)
+    return count
+
+
+def test_a_failed_run_is_named_and_only_it_runs_again(pages, tmp_path):
+    found = sweeps.grid("minimizers", ["width=4,1,0.5", "lr=0.1"])
+    first = sweeps.sweep(found, tmp_path / "a", n_jobs=1, progress=False)
+    assert first.failed == {"width 4.0": "RuntimeError: no memory"}
+    assert first.tables["errors"]["width"].tolist() == [1.0, 1.0, 0.5, 0.5]
+    second = sweeps.sweep(found, tmp_path / "a", n_jobs=1, progress=False)
+    assert second.failed == {}
+    assert pages == {4.0: 2, 1.0: 1, 0.5: 1}
+    whole = sweeps.sweep(found, tmp_path / "b", n_jobs=1, progress=False)
+    assert whole.failed == {}
+    one, other = ((tmp_path / x / "errors.csv").read_bytes() for x in "ab")
+    assert one == other
+    assert second.tables["errors"]["width"].tolist() == [4.0, 4.0, 1.0, 1.0, 0.5, 0.5]
+    told = json.loads((tmp_path / "a" / "provenance.json").read_text())
+    assert told["varied"] == {"width": [4.0, 1.0, 0.5]}
+    assert told["fixed"] == {"lr": 0.1}
+
+
+def test_the_command_says_how_much_it_is_and_where(pages, tmp_path, monkeypatch):
+    words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "2 runs of minimizers, about" in done.output
+    assert "errors.csv" in done.output
+    failing = CliRunner().invoke(main, [*words[:-3], "width=1,4", "-o", str(tmp_path / "other")])
+    assert failing.exit_code == 1
+    assert "width 4.0: RuntimeError: no memory" in failing.output
+    assert "Traceback" not in failing.output
+
+
+def test_a_real_page_is_swept(tmp_path):
+    words = ["algorithms=sgd", "epochs=1", "seeds=0", "width=0.05,0.1"]
+    found = sweeps.grid("minimizers", words, store=str(tmp_path / "store"))
+    swept = sweeps.sweep(found, tmp_path / "out", n_jobs=1, progress=False)
+    assert swept.failed == {}
+    table = swept.tables["minimizers"]
+    assert table.groupby("width")["seed"].count().to_dict() == {0.05: 1, 0.1: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1", "takes a mapping"),
+        ("class: Nothing\njobs: 1", "has no such class"),
+        ("jobs: 2", "takes a mapping"),
+    ],
+)
+def test_a_cluster_that_is_not_described_is_refused(text, message, tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    with pytest.raises(ParameterError, match=message), sweeps.cluster(str(path)):
+        pass
