@@ -34,6 +34,50 @@ KEYS = {
 }  # fmt: skip
 
 
+OWN = {
+    "sgd": {}, "replicated_sgd": {"replicas": 5, "gmax": 100},
+    "adversarial": {"repeats": 2, "zeroed": 0, "confusion_epochs": 7, "confusion_lr": 1},
+    "sam": {"rho": 0}, "swa": {"start": 0},
+    "entropy_sgd": {"inner": 3, "inner_lr": 1, "averaging": 0.5, "noise": 0, "coupling": 1,
+                    "growth": 0},
+}  # fmt: skip
+SHARED = {
+    "batch_size": 64.0, "lr": 1, "momentum": 0, "nesterov": False, "weight_decay": 0,
+    "schedule": "steps", "warmup": 2, "augment": True, "precision": "bfloat16",
+}  # fmt: skip
+
+
+def odd(algorithm):
+    """Every setting at a value that is not its default, integers and floats mixed up."""
+    every = {**SHARED, **OWN[algorithm]}
+    changes = [{}, {"epochs": 3.0}, {"epochs": 0}, {"warmup": 0}, {"warmup": 0.0}]
+    changes += [{k: v} for k, v in every.items()] + [every]
+    for i, change in enumerate(changes):
+        yield Minimizer(
+            architecture="vgg16" if i % 3 == 2 else "mlp", width=0.02 if i % 2 else 1,
+            subset=None if i % 2 else 200, seed=i, algorithm=algorithm,
+            settings={"epochs": 1, **change},
+        )  # fmt: skip
+
+
+# By the code that read the settings off the signatures, before they had classes.
+ODD = {
+    "sgd": "2432c55e 3418f9ae afb5b264 d3858186 49d85228 a9b81f9a 6cf85ea4 3a146900 d32215ae 1ba4ea51 96aee2ad 8461d547 4acfa1b7 c3491152 c0813d3f",
+    "replicated_sgd": "de0be0d3 15f261fc 8743aca1 14a64a91 6d71a82d c87915f4 57309147 fe818781 27225560 2cbdb0a4 5fdd286d 11f79f1c 7f021df1 ab867f9a 6774870f edc07df8 923e9565",
+    "adversarial": "147b2317 0f0f615e a9d41b74 aea2f48d 2e55930e 79ad61a9 4c51890b 97271366 58cea421 84bd76fc 9ae70cde 8c2d3cb7 16266627 974cd22c abe1c4ff 1b53116b 3214ced7 f496469c f9e521c8",
+    "sam": "9a19fe3b c5cd33c8 24a90b24 33df92ce f336ccf9 284fa09d d25f1675 01179d2a ebf2e424 d6b849d2 36ec7591 0ebea787 4d076ddb 416ddf59 158f583d 932fd186",
+    "swa": "ec46fd02 85704f0a 4452ca07 cb8408df 70f9bfc2 eebac40b fbc82bfa a0ca5364 8cc826f8 9b57a2f7 c55897a6 88866b38 767757b7 9c5299a3 a60bd56a e1e27257",
+    "entropy_sgd": "66b87670 6b7a3603 65d70944 f7915a3c 96b192e5 2fb9b6b2 2f7e872f f8b7235b 7b9ea963 b66bf90b 44712ca4 2d49bced 2229c75c 451749d4 51b55f6c 3362ecfa 5b66abb8 02511156 e69eeea0 d094750a c16f5c1f",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", OWN)
+def test_keys_of_odd_settings_stay(algorithm):
+    found = list(odd(algorithm))
+    assert [m.key[:8] for m in found] == ODD[algorithm].split()
+    assert {*found[0].settings} == {"epochs", *SHARED, *OWN[algorithm]}  # none was forgotten
+
+
 @pytest.mark.parametrize(("algorithm", "key"), KEYS.items())
 def test_keys_of_stored_minimizers_stay(algorithm, key):
     minimizer = Minimizer(**SMALL, algorithm=algorithm)
@@ -146,7 +190,7 @@ def test_keys_are_those_of_before():
 
 def test_settings_have_their_declared_type():
     assert Minimizer(settings={"epochs": 3.0}).key == Minimizer(settings={"epochs": 3}).key
-    with pytest.raises(ValueError, match=r"epochs takes int, got '3' \(str\)"):
+    with pytest.raises(ValueError, match="epochs is '3'; it must be an integer"):
         Minimizer(settings={"epochs": "3"})
     with pytest.raises(ValueError, match="schedule is 'bad'"):
         Minimizer(settings={"epochs": 3, "schedule": "bad"})
@@ -174,7 +218,7 @@ def test_store_keeps_every_bit(tmp_path):
     assert gap(found.state, stored.state) == 0
     assert found.record.items() >= stored.record.items()
     assert sorted(p.suffix for p in store.folder.iterdir()) == [".json", ".safetensors"]
-    assert store.list()[["key", "architecture", "seed"]].to_numpy().tolist() == [
+    assert store.table()[["key", "architecture", "seed"]].to_numpy().tolist() == [
         [minimizer.key, "mlp", 0]
     ]
 
@@ -183,7 +227,7 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
     store, minimizer = Store(tmp_path), Minimizer(**SMALL)
     with pytest.raises(KeyError, match="is not in"):
         store.get(minimizer)
-    assert store.list().empty
+    assert store.table().empty
     store.put(minimizer, minimizer.train(device="cpu"))
     (path,) = tmp_path.glob(f"{minimizer.key}.*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -202,11 +246,11 @@ def test_a_sidecar_that_was_cut_off_and_anothers_json(tmp_path):
         with pytest.raises(minimizers.DamagedError, match=f"{sidecar.name} is damaged"):
             store.get(first)
         with pytest.warns(UserWarning, match=f"{sidecar.name} is damaged"):
-            assert store.list()["key"].tolist() == [second.key]
+            assert store.table()["key"].tolist() == [second.key]
         assert store.verify() == {first.key: f"{sidecar.name} cannot be read"}
     with pytest.warns(UserWarning, match="is damaged.* set aside and is trained again"):
         train_all([first, second], store, device="cpu", progress=False)
-    assert len(store.list()) == 2
+    assert len(store.table()) == 2
     assert store.verify() == {}
     assert store.prune() == []
     assert (tmp_path / "notes.json").exists()
@@ -251,7 +295,7 @@ def test_every_algorithm_is_stored_with_its_report(tmp_path, algorithm):
     (stored,) = train_all([minimizer], Store(tmp_path), device="cpu", progress=False)
     assert set(stored.record["report"]) >= {"failed"}
     assert stored.record["test_error"] <= 1
-    assert Store(tmp_path).list()["algorithm"].tolist() == [algorithm]
+    assert Store(tmp_path).table()["algorithm"].tolist() == [algorithm]
     assert gap(minimizer.train(device="cpu").state, stored.state) == 0
 
 
@@ -259,7 +303,7 @@ def test_several_processes_fill_one_store(tmp_path):
     wanted = [Minimizer(**{**SMALL, "seed": seed}) for seed in range(3)]
     found = train_all([*wanted, wanted[0]], Store(tmp_path), n_jobs=2, device="cpu", progress=False)
     assert [m.record["description"]["seed"] for m in found] == [0, 1, 2, 0]
-    assert len(Store(tmp_path).list()) == 3
+    assert len(Store(tmp_path).table()) == 3
 
 
 def test_half_a_write_is_never_seen(tmp_path, monkeypatch):

@@ -1,10 +1,20 @@
 """SGD against its formula, and the promises around it."""
 
+import dataclasses
+import inspect
 import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import typing
 
+import numpy as np
 import pytest
 import torch
 import toroid
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
@@ -391,8 +401,17 @@ def test_a_training_that_was_cut_off_goes_on_with_the_same_bits(
 
 
 def test_a_checkpoint_removes_its_own_files_only(tmp_path):
-    others = ["run.csv", "run.json", "run.txt.part", "run[1].safetensors", "run1.safetensors"]
-    mine = ["run.safetensors", "run.true.safetensors", "run.host.org-123.part"]
+    host, dead = platform.node(), subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    others = [
+        "run.csv", "run.json", "run.txt.part", "run[1].safetensors", "run1.safetensors",
+        "run.true.safetensors", f"run.safetensors.{host}-{os.getpid()}-1f.part",
+        f"run.safetensors.elsewhere-{dead.pid}-1f.part",
+    ]  # fmt: skip
+    mine = [
+        "run.safetensors", "run.safetensors.true", f"run.safetensors.{host}-{dead.pid}-1f.part",
+        f"run.safetensors.random.{host}-{dead.pid}-1f.part",
+    ]  # fmt: skip
     for name in (*others, *mine):
         (tmp_path / name).touch()
     training.Checkpoint(tmp_path / "run.safetensors").remove()
@@ -429,17 +448,6 @@ def test_a_checkpoint_of_another_run_is_refused(digits, tmp_path, algorithm, cha
             train(toroid.mlp(digits.shape, hidden=hidden), digits, **rule, **options)
 
 
-def test_a_checkpoint_of_before_settings_were_kept_goes_on(digits, tmp_path):
-    model, checkpoint = toroid.mlp(digits.shape, hidden=(8,)), training.Checkpoint(tmp_path / "a.b")
-    options = {"epochs": 2, "batch_size": 50, "checkpoint": checkpoint}
-    trained = training.sgd(model, digits, generator=generator(), **options)
-    tensors, record = checkpoint.load(torch.device("cpu"))
-    del record["run"]
-    checkpoint.save(tensors, record)
-    again = training.sgd(model, digits, generator=generator(), **options)
-    assert gap(trained.state, again.state) == 0
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_training_is_in_the_precision_of_the_weights(digits, algorithm):
     model = toroid.mlp(digits.shape, hidden=(8,)).double()
@@ -453,7 +461,8 @@ def test_a_checkpoint_that_cannot_be_read_is_begun_again(digits, tmp_path):
     checkpoint = training.Checkpoint(tmp_path / "run.safetensors")
     checkpoint.path.write_bytes(b"half a file")
     options = {"epochs": 2, "batch_size": 50}
-    found = training.sgd(model, digits, generator=generator(), checkpoint=checkpoint, **options)
+    with pytest.warns(UserWarning, match="run.safetensors is damaged.* the training begins anew"):
+        found = training.sgd(model, digits, generator=generator(), checkpoint=checkpoint, **options)
     assert (
         gap(found.state, training.sgd(model, digits, generator=generator(), **options).state) == 0
     )
@@ -573,12 +582,90 @@ def test_bad_input_says_what_is_wrong(digits):
         for train in (training.sgd, training.entropy_sgd):
             with pytest.raises(ValueError, match=f"{name} is {value!r}; it must be {what}"):
                 train(model, digits, **{"epochs": 1, name: value}, generator=generator())
-    with pytest.raises(TypeError, match="no setting learning_rate; there are epochs, batch_size"):
+    with pytest.raises(
+        TypeError, match="sam has no setting learning_rate; it has epochs, batch_size"
+    ):
         training.sam(model, digits, epochs=1, learning_rate=0.1, generator=generator())
-    with pytest.raises(TypeError, match="the setting epochs is missing"):
+    with pytest.raises(TypeError, match="sgd needs the setting epochs"):
         training.sgd(model, digits, generator=generator())
     flat = Dataset(digits.images.flatten(1), digits.labels, 10)
     with pytest.raises(ValueError, match=r"augment shifts .* shape \(200, 64\): .*augment=False"):
         training.sgd(toroid.mlp((64,)), flat, epochs=1, augment=True, generator=generator())
     with pytest.raises(FloatingPointError, match=r"epoch .* smaller lr than 1000000"):
         training.sgd(model, digits, epochs=20, lr=1e6, generator=generator())
+
+
+def declared(cls):
+    """Fields of a class of settings, or keywords, with their plain types."""
+    hints = typing.get_type_hints(cls, localns={"Required": typing_extensions.Required})
+    return {k: v for k, v in hints.items() if k != "algorithm"}
+
+
+@pytest.mark.parametrize("algorithm", training.SETTINGS)
+def test_settings_and_keywords_are_the_same(algorithm):
+    """What an editor completes is what an algorithm takes, and its call has no other names."""
+    settings, call = training.SETTINGS[algorithm], getattr(training, algorithm)
+    signature = inspect.signature(call)
+    hints = signature.parameters["settings"].annotation
+    keywords = getattr(inspect.getmodule(call), hints.removeprefix("Unpack[").removesuffix("]"))
+    assert declared(keywords) == declared(settings)
+    assert [*signature.parameters] == [
+        "model", "train", "generator", "progress", "checkpoint", "settings",
+    ]  # fmt: skip
+    assert settings.algorithm == algorithm
+
+
+RANGES = {
+    "replicated_sgd": {"replicas": (1, 2.5, True), "gmax": (0, -1.0, math.inf, "1")},
+    "adversarial": {
+        "repeats": (0, 1.5), "zeroed": (2, -0.1, 1, math.nan), "confusion_epochs": (-1, 0.5),
+        "confusion_lr": (0, math.nan), "momentum": (1,), "augment": (1, "yes"),
+    },
+    "sam": {"rho": (-1, math.nan, math.inf, None)},
+    "swa": {"start": (1, -0.1, "half")},
+    "entropy_sgd": {
+        "inner": (0, 1.5), "inner_lr": (0,), "averaging": (1, -1), "noise": (-1,),
+        "coupling": (-1e-9,), "growth": (-0.1, math.nan), "lr": (0,),
+    },
+    "sgd": {"nesterov": (0,), "schedule": (1, "linear"), "warmup": (-1,), "batch_size": (True,)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [(a, name) for a, names in RANGES.items() for name in names]
+)
+def test_an_algorithms_own_settings_have_ranges(algorithm, name):
+    settings = training.SETTINGS[algorithm]
+    for value in RANGES[algorithm][name]:
+        with pytest.raises(
+            ValueError, match=rf"^{name} is {re.escape(repr(value))}; it (must|can)"
+        ):
+            settings(epochs=1, **{name: value})
+        with pytest.raises(ValueError, match=rf"^{name} is "):
+            toroid.Minimizer(algorithm=algorithm, settings={"epochs": 1, name: value})
+
+
+def test_settings_are_pythons_own_numbers():
+    found = training.SAM(epochs=np.int64(3), lr=1, rho=np.float32(0.5), nesterov=np.bool_(True))
+    plain = training.SAM(epochs=3, lr=1.0, rho=0.5, nesterov=True)
+    assert found == plain
+    assert [type(v) for v in vars(found).values()] == [type(v) for v in vars(plain).values()]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.lr = 2.0
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change"),
+    [(a, name) for a, cls in training.SETTINGS.items() for name in cls.own()],
+)
+def test_every_setting_of_its_own_refuses_anothers_checkpoint(digits, tmp_path, algorithm, change):
+    checkpoint = training.Checkpoint(tmp_path / "run.safetensors")
+    model, train = toroid.mlp(digits.shape, hidden=(2,)), digits.take(20)
+    options = {"generator": generator(), "checkpoint": checkpoint, "epochs": 1}
+    options |= {"confusion_epochs": 1} if algorithm == "adversarial" else {}
+    getattr(training, algorithm)(model, train, **options)
+    value = getattr(training.SETTINGS[algorithm](epochs=1), change)
+    other = {bool: lambda x: not x, str: lambda x: "steps", int: lambda x: x + 1}
+    other = other.get(type(value), lambda x: x / 2 + 0.01)(value)
+    with pytest.raises(ValueError, match=rf"saved by another run: .*{change} "):
+        getattr(training, algorithm)(model, train, **{**options, change: other})

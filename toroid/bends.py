@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import torch
@@ -22,6 +22,10 @@ from .symmetry import Symmetry
 from .training import Checkpoint, Settings
 from .training._loop import Loop
 from .training._networks import Networks, losses
+from .training._settings import Keywords, NotNegative
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Bend", "bend"]
 
@@ -40,11 +44,20 @@ class Bend:
     history: pd.DataFrame
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corner(Settings):
+    """`Settings` of `bend`: without weight decay, unless it is asked for."""
+
+    algorithm: ClassVar[str] = "bend"
+
+    weight_decay: NotNegative = 0.0
+
+
 def bend(
     a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
     symmetry: Symmetry | None = None, bias: str = "euclidean",
-    factor: float | tuple[float, float] = 1.0, weight_decay: float = 0.0,
-    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
+    factor: float | tuple[float, float] = 1.0, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[Keywords],
 ) -> Bend:  # fmt: skip
     """Two segments from `a` to `b`, their corner trained so that the error along both is small.
 
@@ -64,10 +77,10 @@ def bend(
         factor: Times the outputs, in the loss: the outputs of normalised networks are small, and
             the loss depends on that, the error does not. Two numbers are those of the ends, between
             which it goes evenly on a logarithmic scale.
-        weight_decay: Times the corner, added to the gradient; the spheres are not moved by it.
         progress: Show a progress bar.
         checkpoint: Where to save each epoch, and to go on from.
-        **settings: The others of `toroid.training.Settings`; ``epochs`` is needed.
+        **settings: Those of `toroid.training.Settings`; ``epochs`` is needed. ``weight_decay``, by
+            default 0, is times the corner, added to the gradient; it does not move the spheres.
 
     Returns:
         The chain and the history.
@@ -92,15 +105,16 @@ def bend(
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     start = copy.deepcopy(model)
     start.load_state_dict(path(0.5), assign=True)  # in the precision of the states
-    chosen = Settings.of(weight_decay=weight_decay, **settings)
+    chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
-    own = {"algorithm": "bend", "on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
+    chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
     networks = Networks([start], train.images.device, chosen.precision)
-    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, own=own)
+    identity = {**chosen.identity(), **chain}
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, identity)
 
     def corner() -> dict[str, Tensor]:
-        bent = {k: v[0] for k, v in networks.state.items()}
-        return bent if symmetry is None else torus.to_spheres(bent, symmetry, bias)
+        middle = {k: v[0] for k, v in networks.state.items()}
+        return middle if symmetry is None else torus.to_spheres(middle, symmetry, bias)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator))
@@ -108,7 +122,7 @@ def bend(
         point = _between(first, second, share, symmetry, bias)
         found = losses(_power(ends, t / 2) * networks.outputs(images, point), labels)
         loop.optimizer.zero_grad()
-        found[0].sum().backward()
+        torch.autograd.backward(found[0].sum())
         loop.optimizer.step()
         if symmetry is not None:
             with torch.no_grad():
@@ -117,8 +131,8 @@ def bend(
         return found
 
     (history,) = loop.run(step)
-    chain = Polygon(a, {k: v.detach() for k, v in corner().items()}, b, symmetry, bias)
-    return Bend(chain, history)
+    bent = Polygon(a, {k: v.detach() for k, v in corner().items()}, b, symmetry, bias)
+    return Bend(bent, history)
 
 
 def _power(ends: tuple[float, float], t: float) -> float:

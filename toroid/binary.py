@@ -7,7 +7,8 @@ two such networks is a number of weights, and every shortest path flips each of 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -24,6 +25,12 @@ from .training import Checkpoint, Settings, Trained
 from .training._loop import Loop
 from .training._networks import Networks, losses
 from .training._replicas import fresh
+from .training._settings import Keywords
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .evaluation import How
 
 __all__ = ["anneal", "bend", "greedy", "hamming", "signs"]
 
@@ -71,7 +78,7 @@ def hamming(a: State, b: State) -> float:
 
 def greedy(
     a: State, b: State, model: nn.Module, data: Dataset, *, steps: int = 25, candidates: int = 8,
-    seed: int = 0, **how: Any,
+    seed: int = 0, **how: Unpack[How],
 ) -> Tensor:  # fmt: skip
     """An order of the differing weights that keeps the error low, for `toroid.Hamming`.
 
@@ -223,9 +230,17 @@ def _annealed(
     return Trained(state, history.assign(error=[e / size for e in wrong]), {"failed": failed})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corner(Settings):
+    """`Settings` of `bend`, which adds none."""
+
+    algorithm: ClassVar[str] = "binary.bend"
+
+
 def bend(
     a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
-    seed: int = 0, progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
+    seed: int = 0, progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Unpack[Keywords],
 ) -> Bend:  # fmt: skip
     """A third binary network in the middle, through which the error stays low: a path of one bend.
 
@@ -270,9 +285,9 @@ def bend(
         for name, weight in start.named_parameters():
             agreed = weight.abs() * a[name].to(weight)
             weight.copy_(torch.where(disagree[name].to(weight.device), weight, agreed))
-    chosen, own = Settings.of(**settings), {"algorithm": "binary.bend"}
+    chosen = Corner.of(**settings)
     networks = Networks([start], train.images.device)
-    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, own=own)
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator))
@@ -283,7 +298,7 @@ def bend(
         }
         found = losses(networks.outputs(images, point), labels)
         loop.optimizer.zero_grad()
-        found[0].sum().backward()
+        torch.autograd.backward(found[0].sum())
         loop.optimizer.step()
         return found
 

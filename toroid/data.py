@@ -13,6 +13,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,18 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import _torchvision
+from ._files import DamagedError, read_tensors, write_tensors
 
 __all__ = ["DATASETS", "Dataset", "load", "sha256"]
 
 IMAGES = ("digits", "mnist", "fashion-mnist", "cifar10")
 THRESHOLDED = {f"{name}-binary": name for name in ("digits", "mnist", "fashion-mnist")}
-PATTERNS = ("random-patterns", "teacher-student", "hidden-manifold")
+#: Drawn data sets, and the seeds that they are drawn from.
+PATTERNS = {"random-patterns": 0, "teacher-student": 1, "hidden-manifold": 2}
 DATASETS = (*IMAGES, *PATTERNS, *THRESHOLDED)
 
 
@@ -113,7 +114,7 @@ class Dataset:
 def load(
     name: str = "digits",
     *,
-    root: str | os.PathLike | None = None,
+    root: str | os.PathLike[str] | None = None,
     subset: int | None = None,
     download: bool = False,
 ) -> tuple[Dataset, Dataset]:
@@ -175,7 +176,7 @@ def _two(x: Tensor) -> Tensor:
 Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels (N,)
 
 
-def _parts(name: str, root: str | os.PathLike | None, download: bool) -> dict[str, Arrays]:
+def _parts(name: str, root: str | os.PathLike[str] | None, download: bool) -> dict[str, Arrays]:
     """The training and the test part as they are stored."""
     folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
     source = THRESHOLDED.get(name, name)
@@ -192,7 +193,7 @@ def _parts(name: str, root: str | os.PathLike | None, download: bool) -> dict[st
     )
 
 
-def sha256(name: str, root: str | os.PathLike | None = None) -> dict[str, str]:
+def sha256(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """What a data set is, whatever its files are called: a digest of each part.
 
     Args:
@@ -242,7 +243,7 @@ def _patterns(
     name: str, train: int = 10_000, test: int = 2_000, inputs: int = 201, latent: int = 25
 ) -> dict[str, Arrays]:
     """Patterns of ±1 and two classes, always the same; what is fixed is drawn before them."""
-    generator = torch.Generator().manual_seed(PATTERNS.index(name))
+    generator = torch.Generator().manual_seed(PATTERNS[name])
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
@@ -309,19 +310,16 @@ def _class_folders(folder: Path) -> dict[str, Arrays]:
 
 
 def _cached(folder: Path, split: str, decode: Callable[[Path], Arrays]) -> Arrays:
+    """Images and labels from the file beside their folder, if it is whole and of these images."""
     cache, source = folder / f"{split}.safetensors", _fingerprint(folder / split)
-    try:
-        with safe_open(cache, "pt") as file:
-            if (file.metadata() or {}).get("source") == source:
-                return file.get_tensor("images"), file.get_tensor("labels")
-    except (FileNotFoundError, SafetensorError):
-        pass
+    with suppress(FileNotFoundError, DamagedError):
+        tensors, record = read_tensors(cache)
+        if record["source"] == source:
+            return tensors["images"], tensors["labels"]
     images, labels = decode(folder / split)
-    part = cache.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file({"images": images, "labels": labels}, part, metadata={"source": source})
-        part.replace(cache)
-    except (OSError, SafetensorError) as error:
+        write_tensors(cache, {"images": images, "labels": labels}, {"source": source})
+    except OSError as error:
         warnings.warn(f"the decoded images cannot be kept in {folder}: {error}", stacklevel=4)
     return images, labels
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ._network import structure
 from ._state import State, check_choice, check_model
 from .data import Dataset, check_data
-from .models import _BinaryLinear
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Evaluation", "Evaluator", "Score", "evaluate", "refresh"]
 
@@ -62,6 +64,14 @@ class Evaluation:
             raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
 
 
+class How(TypedDict, total=False):
+    """`Evaluation` as keyword arguments, for those who write and check calls."""
+
+    batch_size: int
+    precision: str
+    channels_last: bool
+
+
 class Evaluator:
     """A network without weights of its own, evaluated for one state after the other."""
 
@@ -75,12 +85,12 @@ class Evaluator:
             for k, m in self.network.named_modules()
             if isinstance(m, _BatchNorm) and m.track_running_stats
         }
-        self.binary = {
-            f"{k}.weight".lstrip(".")
+        self.packed: dict[str, Callable[[Tensor], Tensor]] = {
+            f"{k}.weight".lstrip("."): m.packed
             for k, m in self.network.named_modules()
-            if isinstance(m, _BinaryLinear) and how.precision == "int8"
+            if how.precision == "int8" and hasattr(m, "packed")
         }
-        if how.precision == "int8" and not self.binary:
+        if how.precision == "int8" and not self.packed:
             raise ValueError(
                 "precision is 'int8', but the network has no linear layer of ±1, as those of "
                 "toroid.binary_mlp"
@@ -96,31 +106,26 @@ class Evaluator:
             return tensor
         return tensor.contiguous(memory_format=torch.channels_last)
 
-    def _packed(self, name: str, weight: Tensor) -> Tensor:
-        """Signs as 8-bit integers; a GPU's integer products take certain shapes only."""
-        if name in self.binary and weight.device.type == "cpu":
-            return weight.sign().to(torch.int8)
-        return self._place(weight)
-
     def _outputs(self, state: State, images: Tensor) -> Tensor:
         """Outputs for images, in the precision of the state."""
         dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
         kind = PRECISIONS.get(self.how.precision)
         with torch.autocast(images.device.type, kind, enabled=kind is not None):
             images = self._place(images.to(dtype, copy=True))  # a network may write into them
-            outputs = functional_call(self.network, dict(state), (images,))
+            outputs: Tensor = functional_call(self.network, dict(state), (images,))
         return outputs.to(dtype)
 
     @torch.inference_mode()
     def score(self, state: State, data: Dataset) -> Score:
         """Error and loss."""
         check_data(data)
-        if self.binary and not data.binary:
+        if self.packed and not data.binary:
             raise ValueError(
                 f"precision is 'int8', but images of {data.name!r} are not of ±1, as those of "
                 "toroid.data.load('digits-binary')"
             )
-        placed = {k: self._packed(k, v) for k, v in state.items()}
+        placed = {k: self._place(v) for k, v in state.items()}
+        placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
         wrong, loss = 0, 0.0
         for images, labels in self._batches(data):
             outputs = self._outputs(placed, images)
@@ -147,7 +152,7 @@ class Evaluator:
         return result
 
 
-def evaluate(state: State, model: nn.Module, data: Dataset, **how: Any) -> Score:
+def evaluate(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -> Score:
     """Error and loss of a state, in evaluation mode.
 
     Args:
@@ -173,7 +178,7 @@ def evaluate(state: State, model: nn.Module, data: Dataset, **how: Any) -> Score
     return Evaluator(model, Evaluation(**how)).score(state, data)
 
 
-def refresh(state: State, model: nn.Module, data: Dataset, **how: Any) -> dict[str, Tensor]:
+def refresh(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -> dict[str, Tensor]:
     """Estimate BatchNorm's statistics again, on this data.
 
     Interpolated networks need it: the mean of two networks' statistics is not the statistics of

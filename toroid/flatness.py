@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,11 @@ from .data import Dataset, check_data
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .evaluation import How
+
 __all__ = ["local_energy"]
 
 NOISES = ("torus", "multiplicative", "additive", "flips")
@@ -24,7 +29,7 @@ NOISES = ("torus", "multiplicative", "additive", "flips")
 def local_energy(
     state: State, model: nn.Module, data: Dataset, *, sigma: float | Sequence[float],
     symmetry: Symmetry | None = None, noise: str | None = None, draws: int = 10, seed: int = 0,
-    bias: str = "euclidean", refresh: Dataset | None = None, **how: Any,
+    bias: str = "euclidean", refresh: Dataset | None = None, **how: Unpack[How],
 ) -> pd.DataFrame:  # fmt: skip
     """The mean growth of the error under Gaussian noise on the weights.
 

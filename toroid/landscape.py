@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,11 @@ from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path
 from .symmetry import Symmetry
 from .torus import to_spheres
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .evaluation import How
 
 __all__ = ["Curve", "Plane", "along", "plane"]
 
@@ -75,7 +80,8 @@ Ends = tuple[Score, Score]
 @overload
 def along(
     path: Path, model: nn.Module, data: Dataset, *, points: int | Sequence[float] = ...,
-    refresh: Dataset | None = ..., ends: Ends | None = ..., progress: bool = ..., **how: Any,
+    refresh: Dataset | None = ..., ends: Ends | None = ..., progress: bool = ...,
+    **how: Unpack[How],
 ) -> Curve: ...  # fmt: skip
 
 
@@ -83,14 +89,14 @@ def along(
 def along(
     path: Path, model: nn.Module, data: Mapping[str, Dataset], *,
     points: int | Sequence[float] = ..., refresh: Dataset | None = ...,
-    ends: Mapping[str, Ends] | None = ..., progress: bool = ..., **how: Any,
+    ends: Mapping[str, Ends] | None = ..., progress: bool = ..., **how: Unpack[How],
 ) -> dict[str, Curve]: ...  # fmt: skip
 
 
 def along(
     path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *,
     points: int | Sequence[float] = 25, refresh: Dataset | None = None,
-    ends: Ends | Mapping[str, Ends] | None = None, progress: bool = False, **how: Any,
+    ends: Ends | Mapping[str, Ends] | None = None, progress: bool = False, **how: Unpack[How],
 ) -> Any:  # fmt: skip
     """Error and loss along a path.
 
@@ -186,7 +192,7 @@ class Plane:
 def plane(
     states: Sequence[State], model: nn.Module, data: Dataset, *, points: int = 21,
     margin: float = 0.25, symmetry: Symmetry | None = None, bias: str = "euclidean",
-    refresh: Dataset | None = None, progress: bool = False, **how: Any,
+    refresh: Dataset | None = None, progress: bool = False, **how: Unpack[How],
 ) -> Plane:  # fmt: skip
     """Error and loss on the plane through three states, as in Garipov et al. (2018).
 

@@ -234,7 +234,7 @@ def store_list(folder: str | None) -> None:
     """Algorithm, network, errors, time and device of every minimizer."""
     with warnings.catch_warnings(record=True) as damaged:
         warnings.simplefilter("always")
-        found = Store(folder).list()
+        found = Store(folder).table()
     for warning in damaged:
         click.echo(warning.message, err=True)
     if found.empty:

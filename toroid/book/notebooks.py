@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from .._files import DamagedError, read_json, write, write_json
 from ..minimizers import Minimizer, grid
-from ..training import Checkpoint
+from ..training import SETTINGS, Checkpoint, Settings
 from .parameters import ParameterError, declared, path_of, read, root, source, validate
 
 __all__ = [
@@ -161,12 +162,9 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
 
 def _publish(written: Path, page: Path) -> None:
     """Put a notebook that was run in the place of its page, and its figures beside it."""
-    (page.parent / "images").mkdir(exist_ok=True)
     for label, image in figures(written).items():
-        (page.parent / "images" / f"{label}.png").write_bytes(image)
-    part = page.with_name(f".{page.name}.part")
-    shutil.copyfile(written, part)
-    part.replace(page)
+        write(page.parent / "images" / f"{label}.png", image)
+    write(page, written.read_bytes())
 
 
 def figures(path: Path) -> dict[str, bytes]:
@@ -249,13 +247,13 @@ class Parts:
         Returns:
             The table, as it was written: its numbers are the same to the last bit.
         """
-        path = self.folder / f"{key}.csv"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{platform.node()}-{os.getpid()}.part")
-            compute().to_csv(part, index=False)
-            part.replace(path)
-        return pd.read_csv(path, float_precision="round_trip")
+        path = self.folder / f"{key}.json"
+        try:
+            text = read_json(path)["csv"]
+        except (FileNotFoundError, DamagedError):  # a damaged one is made again
+            text = compute().to_csv(index=False)
+            write_json(path, {"csv": text})
+        return pd.read_csv(io.StringIO(text), float_precision="round_trip")
 
     def checkpoint(self, key: str) -> Checkpoint:
         """A file for a training that is part of the run."""
@@ -295,6 +293,10 @@ def glue(name: str, value: Any) -> None:
     keep(name, value, display=False)
 
 
+#: Settings that a page has for one algorithm under a name of their own.
+RENAMED = {"adversarial": {"epochs": "bad_epochs"}, "entropy_sgd": {"epochs": "entropy_epochs"}}
+
+
 def described(
     namespace: Mapping[str, Any], algorithms: Iterable[str]
 ) -> dict[tuple[str, int], Minimizer]:
@@ -308,22 +310,20 @@ def described(
     Returns:
         Descriptions by algorithm and seed, see `toroid.minimizers.grid`.
     """
-    own = {
-        "replicated_sgd": {"gmax": "gmax"},
-        "adversarial": {
-            "epochs": "bad_epochs", "repeats": "repeats", "confusion_lr": "confusion_lr",
-            "confusion_epochs": "confusion_epochs",
-        },
-        "entropy_sgd": {"inner": "inner", "epochs": "entropy_epochs"},
-    }  # fmt: skip
-    shared = ("epochs", "lr", "batch_size", "weight_decay", "schedule", "augment")
-    settings = {name: namespace[name] for name in shared}
-    algorithms = list(algorithms)
+    algorithms, parameters = list(algorithms), declared("minimizers")
+
+    def given(names: Iterable[str], renamed: Mapping[str, str]) -> dict[str, Any]:
+        """The settings that the page has a parameter for."""
+        called = {name: renamed.get(name, name) for name in names}
+        return {k: namespace[v] for k, v in called.items() if v in parameters}
+
+    shared = {f.name for f in fields(Settings)}
+    added = {a: {*SETTINGS[a].own()} - shared | {*RENAMED.get(a, {})} for a in algorithms}
     return grid(
         algorithms,
         namespace["seeds"],
-        {**settings, "precision": namespace["train_precision"]},
-        {a: {k: namespace[v] for k, v in own[a].items()} for a in algorithms if a in own},
+        given(shared, {"precision": "train_precision"}),
+        {a: given(added[a], RENAMED.get(a, {})) for a in algorithms},
         dataset=namespace["dataset"],
         subset=namespace["subset"] or None,
         architecture=namespace["arch"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import data
+from .._files import write
 from .parameters import declared, presets, root
 
 __all__ = ["Kept", "keep", "kept", "reference", "titles"]
@@ -35,11 +35,11 @@ def keep(notebook: Path, title: str) -> Path:
         path.unlink()
     results = info["parameters"].pop("results", notebook.parent)  # a folder of this machine
     for path in Path(results).glob("*.csv"):
-        shutil.copyfile(path, folder / path.name)
+        write(folder / path.name, path.read_bytes())
     defaults = {key: p.default for key, p in declared(notebook.stem).items()}
     if name := {**defaults, **info["parameters"]}.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
-    (folder / "provenance.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    write(folder / "provenance.json", (json.dumps(info, indent=1) + "\n").encode())
     return folder
 
 

@@ -12,8 +12,9 @@ import joblib
 from tqdm.auto import tqdm
 
 from .. import training
+from .._files import DamagedError
 from ._description import Minimizer, Stored, best_device, train_together
-from ._store import DamagedError, Store
+from ._store import Store
 
 
 def train_all(

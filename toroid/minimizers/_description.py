@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import platform
@@ -46,12 +45,9 @@ ALGORITHMS: dict[str, Callable[..., training.Trained]] = {
 }  # fmt: skip
 
 
-#: Settings that came later, with the value that changes nothing.
-_NEUTRAL = {("warmup", 0)}
-
-
-#: Arguments of a training that are not part of a description, or are given by it.
-_NOT_SETTINGS = {"model", "train", "generator", "progress", "checkpoint", "settings"}
+def canonical(description: Mapping[str, Any]) -> str:
+    """A description as JSON in one way only: sorted, without spaces."""
+    return json.dumps(description, sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ class Minimizer:
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Settings that cannot be changed cannot be pickled; other processes get a dict."""
         fields = {**vars(self), "settings": dict(self.settings)}
         return Minimizer, tuple(fields.values())
@@ -114,11 +110,11 @@ class Minimizer:
         But for what came later and changes nothing (no warm-up, PyTorch's own fresh weights): keys
         stay what they were.
         """
-        settings = {k: v for k, v in self.settings.items() if (k, v) not in _NEUTRAL}
-        fields = {**vars(self), "settings": settings}
+        settings = training.SETTINGS[self.algorithm](**self.settings)
+        fields = {**vars(self), "settings": settings.described()}
         if self.architecture in models.INITIALIZATIONS:
             fields["initialization"] = models.INITIALIZATIONS[self.architecture]
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return canonical(fields)
 
     @property
     def key(self) -> str:
@@ -205,21 +201,10 @@ def _record(
 
 def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Every setting of an algorithm, in its declared type."""
-    own = inspect.signature(ALGORITHMS[algorithm]).parameters
-    shared = inspect.signature(training.Settings).parameters
-    parameters = {**shared, **own}
-    known = {name: p.default for name, p in parameters.items() if name not in _NOT_SETTINGS}
-    if unknown := sorted(settings.keys() - known.keys()):
-        raise ValueError(
-            f"{algorithm} has no setting {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    complete = {**known, **settings}
-    if missing := sorted(name for name, v in complete.items() if v is inspect.Parameter.empty):
-        raise ValueError(f"{algorithm} needs the setting {', '.join(missing)}")
-    kinds = {name: str(parameters[name].annotation) for name in complete}
-    complete = {k: _typed(k, kinds[k], v) for k, v in complete.items()}
-    training.Settings(**{k: v for k, v in complete.items() if k in shared})  # its own checks
-    return MappingProxyType(complete)
+    try:
+        return MappingProxyType(vars(training.SETTINGS[algorithm].of(**settings)))
+    except TypeError as error:  # a description is a value: what is wrong with it is a ValueError
+        raise ValueError(str(error)) from None
 
 
 def grid(
@@ -254,7 +239,7 @@ def grid(
     for algorithm in (*algorithms, *own):
         check_choice("algorithm", algorithm, tuple(ALGORITHMS))
     for algorithm in algorithms:
-        taken = inspect.signature(ALGORITHMS[algorithm]).parameters
+        taken = training.SETTINGS[algorithm].own()
         shared = {k: v for k, v in settings.items() if k not in taken}
         for seed in seeds:
             chosen = {**shared, **own.get(algorithm, {})}
@@ -262,17 +247,6 @@ def grid(
                 algorithm=algorithm, settings=chosen, seed=seed, **network
             )
     return found
-
-
-def _typed(name: str, kind: str, value: Any) -> Any:
-    """A setting in its declared type: 1 and 1.0 are one description."""
-    if kind == "float" and type(value) is int:
-        value = float(value)
-    if kind == "int" and type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value).__name__ != kind:
-        raise ValueError(f"{name} takes {kind}, got {value!r} ({type(value).__name__})")
-    return value
 
 
 def best_device() -> str:

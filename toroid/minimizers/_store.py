@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 import os
-import platform
 import re
 import time
 import warnings
@@ -15,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+import safetensors.torch
 
-from ._description import Minimizer, Stored
+from .._files import DamagedError, is_sealed, write, write_json
+from ._description import Minimizer, Stored, canonical
 
 #: Names of sidecars, and what is in each.
 _KEY = re.compile("[0-9a-f]{64}")
@@ -28,16 +27,13 @@ _WRITTEN = {
 }  # fmt: skip
 
 
-class DamagedError(ValueError):
-    """A file of the store is not the one that was written."""
-
-
 class Store:
     """Minimizers in a folder: ``<key>.<digest>.safetensors`` and ``<key>.json`` for each.
 
-    Files are written under a temporary name and renamed, the JSON, which names the digest, last: a
-    reader never sees half of one, a killed run loses nothing that was finished, and two
-    writers do no harm.
+    Files are written under a temporary name and renamed, the JSON, which names the weights' digest
+    and holds its own, last: a reader never sees half of one, a killed run and a power cut lose
+    nothing that was finished, and two writers do no harm, be they threads, processes or hosts. Who
+    may read the files is a matter of the umask.
 
     Args:
         folder: By default ``$TOROID_STORE``, else ``~/.cache/toroid/minimizers``.
@@ -48,11 +44,11 @@ class Store:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = Store(folder)
         ...     store.put(minimizer, minimizer.train())
-        ...     minimizer in store, len(store.list())
+        ...     minimizer in store, len(store.table())
         (True, 1)
     """
 
-    def __init__(self, folder: str | os.PathLike | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         """Name the folder; it is made when something is put."""
         default = os.environ.get("TOROID_STORE") or Path.home() / ".cache" / "toroid" / "minimizers"
         self.folder = Path(folder or default).expanduser()
@@ -67,19 +63,36 @@ class Store:
     def _weights(self, key: str, digest: str) -> Path:
         return self.folder / f"{key}.{digest[:16]}.safetensors"
 
-    def _sidecars(self) -> builtins.list[Path]:
+    def _sidecars(self) -> list[Path]:
         """Those that are there; another's JSON has no key for a name."""
         return [p for p in sorted(self.folder.glob("*.json")) if _KEY.fullmatch(p.stem)]
 
     def _record(self, path: Path) -> dict[str, Any]:
-        """What a sidecar holds; a `DamagedError` if it is not one that was written."""
-        with suppress(ValueError):  # not JSON, or not text
-            record = json.loads(path.read_text())
-            if isinstance(record, dict) and record.keys() >= _WRITTEN:
-                return record
+        """What a sidecar holds; a `DamagedError` if it is not one that was written for its key."""
+        data = path.read_bytes()
+        # Sidecars had no digest of their own until now: those hold the weights' digest, and the
+        # description that belongs to the key. No single flip makes a new one look like that.
+        if is_sealed(data) or data.startswith(b'{"description": '):
+            with suppress(ValueError, TypeError):  # not JSON, or not text
+                record = json.loads(data)
+                if record.keys() >= _WRITTEN and _key(record["description"]) == path.stem:
+                    record.pop("digest", None)
+                    return dict(record)
         raise DamagedError(
             f"{path} is damaged: it is not what was written. Store.prune() sets it aside, so that "
             "it is trained again"
+        )
+
+    def _read(self, key: str, record: dict[str, Any]) -> bytes:
+        """The file of the weights, read once; a `DamagedError` if it is another."""
+        path, data = self._weights(key, record["sha256"]), b""
+        with suppress(FileNotFoundError):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == record["sha256"]:
+            return data
+        raise DamagedError(
+            f"{path} is damaged: its SHA-256 is not the recorded one. Store.prune() sets it "
+            "aside, so that it is trained again"
         )
 
     def get(self, minimizer: Minimizer) -> Stored:
@@ -89,28 +102,20 @@ class Store:
             KeyError: If it is not there.
             DamagedError: If a file of it is not the one that was written.
         """
-        if minimizer not in self:
-            raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}")
-        record = self._record(self._sidecar(minimizer))
-        path = self._weights(minimizer.key, record["sha256"])
-        if not path.exists() or _digest(path) != record["sha256"]:
-            raise DamagedError(
-                f"{path} is damaged: its SHA-256 is not the recorded one. Store.prune() sets it "
-                "aside, so that it is trained again"
-            )
-        return Stored(load_file(path), record)
+        try:
+            record = self._record(self._sidecar(minimizer))
+        except FileNotFoundError:
+            raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}") from None
+        return Stored(safetensors.torch.load(self._read(minimizer.key, record)), record)
 
     def put(self, minimizer: Minimizer, stored: Stored) -> None:
         """Write a minimizer; of two that are written, the last one counts."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{minimizer.key}.{platform.node()}-{os.getpid()}.part"
-        save_file({k: v.contiguous() for k, v in stored.state.items()}, part)
-        record = {**stored.record, "sha256": _digest(part)}
-        part.replace(self._weights(minimizer.key, record["sha256"]))
-        part.write_text(json.dumps(record))
-        part.replace(self._sidecar(minimizer))
+        data = safetensors.torch.save({k: v.contiguous() for k, v in stored.state.items()})
+        record = {**stored.record, "sha256": hashlib.sha256(data).hexdigest()}
+        write(self._weights(minimizer.key, record["sha256"]), data)
+        write_json(self._sidecar(minimizer), record)
 
-    def list(self) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """One row for each minimizer: key, description, errors, what failed, seconds, device.
 
         Warns:
@@ -120,6 +125,8 @@ class Store:
         for path in self._sidecars():
             try:
                 record = self._record(path)
+            except FileNotFoundError:  # set aside meanwhile
+                continue
             except DamagedError as error:
                 warnings.warn(str(error), stacklevel=2)
                 continue
@@ -130,27 +137,35 @@ class Store:
 
     def verify(self) -> dict[str, str]:
         """What is wrong with the files, by the key of the minimizer; empty if all is well."""
-        wrong = {}
-        for path in self._sidecars():
-            try:
-                digest = self._record(path)["sha256"]
-                weights = self._weights(path.stem, digest)
-                if _digest(weights) != digest:
-                    wrong[path.stem] = f"{weights.name} is not the file that was written"
-            except FileNotFoundError as error:
-                wrong[path.stem] = f"{error.filename} is missing"
-            except DamagedError:
-                wrong[path.stem] = f"{path.name} cannot be read"
-        return wrong
+        found = {path.stem: self._wrong(path) for path in self._sidecars()}
+        return {key: what for key, what in found.items() if what}
 
-    def set_aside(self, key: str) -> builtins.list[Path]:
+    def _wrong(self, sidecar: Path) -> str:
+        """What is wrong with the files of one minimizer; empty if nothing is, or it is gone."""
+        try:
+            record = self._record(sidecar)
+        except FileNotFoundError:
+            return ""
+        except DamagedError:
+            return f"{sidecar.name} cannot be read"
+        with suppress(DamagedError):
+            self._read(sidecar.stem, record)
+            return ""
+        weights = self._weights(sidecar.stem, record["sha256"])
+        what = f"{weights.name} is not the file that was written"
+        return what if weights.exists() else f"{weights} is missing"
+
+    def set_aside(self, key: str) -> list[Path]:
         """Move a minimizer's files into ``damaged/``, so that it is trained again."""
-        folder = self.folder / "damaged"
+        folder, moved = self.folder / "damaged", []
         folder.mkdir(exist_ok=True)
-        found = [p for p in self.folder.glob(f"{key}.*") if p.suffix in (".json", ".safetensors")]
-        return [path.replace(folder / path.name) for path in found]
+        for path in self.folder.glob(f"{key}.*"):
+            with suppress(FileNotFoundError):  # another process was faster
+                if path.suffix in (".json", ".safetensors"):
+                    moved.append(path.replace(folder / path.name))
+        return moved
 
-    def prune(self) -> builtins.list[Path]:
+    def prune(self) -> list[Path]:
         """Set damaged minimizers aside, and delete what no minimizer names.
 
         Files of the last day are not deleted: another process may be about to name them.
@@ -158,19 +173,26 @@ class Store:
         Returns:
             The files that were moved, where they are now, and those that were deleted.
         """
-        moved = [path for key in self.verify() for path in self.set_aside(key)]
-        named = {self._record(path)["sha256"][:16] for path in self._sidecars()}
-        loose = [
-            path
-            for path in self.folder.glob("*.*")
-            if (path.suffix == ".safetensors" and path.stem.rpartition(".")[2] not in named)
-            or path.suffix == ".part"
-        ]
-        old = [path for path in loose if path.stat().st_mtime < time.time() - 86400]
-        for path in old:
-            path.unlink()
-        return [*moved, *old]
+        damaged = [path.stem for path in self._sidecars() if self._wrong(path)]
+        moved = [path for key in damaged for path in self.set_aside(key)]
+        loose = [*self.folder.glob("*.safetensors"), *self.folder.rglob("*.part")]
+        old = [path for path in loose if _age(path) > 86400]
+        named = set()  # read after the files were found: what is named by then stays
+        for path in self._sidecars():
+            with suppress(FileNotFoundError, DamagedError):
+                named.add(self._record(path)["sha256"][:16])
+        gone = [path for path in old if path.stem.rpartition(".")[2] not in named]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return [*moved, *gone]
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _key(description: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(description).encode()).hexdigest()
+
+
+def _age(path: Path) -> float:
+    """In seconds; that of a file that is gone is 0."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime
+    return 0.0

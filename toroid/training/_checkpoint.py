@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import os
-import platform
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from .._files import DamagedError, leftovers, read_tensors, write_tensors
+
+#: Names of the parts of trainings that have some.
+PARTS = ("random", "true")
 
 
 class Checkpoint:
@@ -21,9 +22,11 @@ class Checkpoint:
 
     It holds all that changes from epoch to epoch, is replaced as a whole after each, and is not a
     pickle. A training with other settings or shapes does not go on from it: that is a ValueError.
+    From one that is damaged none goes on: that is a warning, and the training begins anew.
 
     Args:
-        path: A safetensors file; it need not exist.
+        path: A safetensors file; it need not exist. Files of parts of a training have names that
+            begin with its whole name.
 
     Example:
         >>> import tempfile, torch, toroid
@@ -39,39 +42,31 @@ class Checkpoint:
         True
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         """Name the file."""
         self.path = Path(path)
 
     def part(self, name: str) -> Checkpoint:
         """That of one part of a training."""
-        return Checkpoint(self.path.with_suffix(f".{name}{self._ending}"))
-
-    @property
-    def _ending(self) -> str:
-        return self.path.suffix or ".safetensors"
+        return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"))
 
     def remove(self) -> None:
-        """Delete the file, those of parts, and what was only half written; nothing else."""
-        stem = glob.escape(self.path.stem)
-        for pattern in (f"{stem}.*{glob.escape(self._ending)}", f"{stem}.*-[0-9]*.part"):
-            for path in self.path.parent.glob(pattern):
-                path.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+        """Delete the file, those of parts, and what a killed run of this host left half written."""
+        for path in (self.path, *(self.part(name).path for name in PARTS)):
+            for found in (path, *leftovers(path)):
+                found.unlink(missing_ok=True)
 
     def save(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Replace what is there."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(f".{platform.node()}-{os.getpid()}.part")
-        flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(flat, part, {"record": json.dumps(record, default=float)})
-        part.replace(self.path)
+        write_tensors(self.path, tensors, record)
 
     def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What was saved; None if nothing was, or the file cannot be read."""
+        """What was saved; None if nothing was, or the file is damaged, which is a warning."""
         try:
-            with safe_open(self.path, "pt") as file:
-                tensors = {k: file.get_tensor(k).to(device) for k in file.keys()}  # noqa: SIM118
-                return tensors, json.loads(file.metadata()["record"])
-        except (FileNotFoundError, SafetensorError):
+            tensors, record = read_tensors(self.path)
+        except FileNotFoundError:
             return None
+        except DamagedError as error:
+            warnings.warn(f"{error}; the training begins anew", stacklevel=2)
+            return None
+        return {k: v.to(device) for k, v in tensors.items()}, record

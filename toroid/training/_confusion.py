@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pandas as pd
 import torch
@@ -10,22 +11,71 @@ from torch import nn
 
 from ..data import Dataset
 from ..evaluation import evaluate
-from ._checkpoint import Checkpoint
+from ._checkpoint import PARTS, Checkpoint
 from ._loop import Loop
-from ._settings import Settings
+from ._settings import (
+    SCHEDULES,
+    Choice,
+    Count,
+    Keywords,
+    Natural,
+    NotNegative,
+    Positive,
+    Settings,
+    Share,
+)
 from ._trained import Trained, begin, shortfall
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Settings):
+    """`Settings` of `adversarial`; those of the base hold for the true labels.
+
+    Args:
+        momentum: As in `Settings`, like those that follow: nothing that regularises.
+        nesterov: As in `Settings`.
+        weight_decay: As in `Settings`.
+        schedule: As in `Settings`.
+        augment: As in `Settings`.
+        repeats: Copies of each image in the confusion set (the source: 1 to 10); positive.
+        zeroed: Fraction of their entries that are set to zero, in [0, 1).
+        confusion_epochs: On the random labels, at most.
+        confusion_lr: Learning rate there, divided by 10 at 3/7 and 5/7 (epochs 150 and 250 of 350);
+            positive.
+    """
+
+    algorithm: ClassVar[str] = "adversarial"
+
+    momentum: Share = 0.0
+    nesterov: bool = False
+    weight_decay: NotNegative = 0.0
+    schedule: Annotated[str, Choice(tuple(SCHEDULES))] = "constant"
+    augment: bool = False
+    repeats: Natural = 1
+    zeroed: Share = 0.1
+    confusion_epochs: Count = 350
+    confusion_lr: Positive = 0.1
+
+
+class AdversarialKeywords(Keywords, total=False):
+    """`Adversarial` as keyword arguments."""
+
+    repeats: int
+    zeroed: float
+    confusion_epochs: int
+    confusion_lr: float
 
 
 def adversarial(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, repeats: int = 1,
-    zeroed: float = 0.1, confusion_epochs: int = 350, confusion_lr: float = 0.1,
-    momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0,
-    schedule: str = "constant", augment: bool = False, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Any,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[AdversarialKeywords],
 ) -> Trained:  # fmt: skip
     """SGD from an adversarial initialisation: a minimum that generalises badly.
 
-    First random labels are learnt: every image `repeats` times, a random tenth of its entries set
+    First random labels are learnt: every image ``repeats`` times, a random tenth of its entries set
     to zero, with a label drawn at random, by plain SGD until 99.99 % are right. From there the true
     labels, with nothing that regularises (Liu, Papailiopoulos, Achlioptas 2020, arXiv 1906.02613).
 
@@ -33,18 +83,10 @@ def adversarial(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: Draws the confusion set, its labels, and the order of the images.
-        repeats: Copies of each image in the confusion set (the source: 1 to 10).
-        zeroed: Fraction of their entries that are set to zero.
-        confusion_epochs: On the random labels, at most.
-        confusion_lr: Learning rate there, divided by 10 at 3/7 and 5/7 (epochs 150 and 250 of 350).
-        momentum: On the true labels, as the settings that follow.
-        nesterov: As in `Settings`.
-        weight_decay: As in `Settings`.
-        schedule: As in `Settings`.
-        augment: As in `Settings`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
-        **settings: The others of `Settings`.
+        **settings: Those of `Adversarial`: ``repeats``, ``zeroed``, ``confusion_epochs``,
+            ``confusion_lr``, and all of `Settings`, for the true labels.
 
     Returns:
         The trained state; a history of both parts (column ``labels``: random, true); and a report
@@ -64,21 +106,15 @@ def adversarial(
         >>> trained.report["failed"]
         'the random labels were not learnt: ...
     """
-    true = Settings.of(
-        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, schedule=schedule,
-        augment=augment, **settings,
-    )  # fmt: skip
+    chosen = Adversarial.of(**settings)
     plain = Settings(
-        confusion_epochs, true.batch_size, confusion_lr, momentum=0.0, weight_decay=0.0,
-        warmup=true.warmup, precision=true.precision,
+        epochs=chosen.confusion_epochs, batch_size=chosen.batch_size, lr=chosen.confusion_lr,
+        momentum=0.0, weight_decay=0.0, warmup=chosen.warmup, precision=chosen.precision,
     )  # fmt: skip
-    confusion = _confusion(train, repeats, zeroed, generator)
-    part = checkpoint.part if checkpoint else lambda name: None
-    own = {
-        "algorithm": "adversarial", "repeats": repeats, "zeroed": zeroed,
-        "confusion_epochs": confusion_epochs, "confusion_lr": confusion_lr,
-    }  # fmt: skip
-    loop = begin([model], confusion, [generator], plain, progress, part("random"), own)
+    confusion = _confusion(train, chosen.repeats, chosen.zeroed, generator)
+    random, true = (checkpoint and checkpoint.part(name) for name in PARTS)
+    run = chosen.identity()
+    loop = begin([model], confusion, [generator], plain, progress, random, run)
     networks = loop.networks
 
     def learnt(epoch: int) -> dict[str, float] | None:
@@ -89,7 +125,7 @@ def adversarial(
 
     (first,) = loop.run(after=learnt, rate=tenths)
     confused = evaluate(networks.single(), model, confusion).error
-    (second,) = Loop(networks, train, [generator], true, progress, part("true"), own=own).run()
+    (second,) = Loop(networks, train, [generator], chosen, progress, true).run()
     error = evaluate(networks.single(), model, train).error
     failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
     failed = failed or shortfall(error, train)

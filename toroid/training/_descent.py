@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import nn
 
 from ..data import Dataset
 from ._checkpoint import Checkpoint
-from ._settings import Settings
+from ._settings import Keywords, Settings
 from ._trained import Trained, begin, finished
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Settings):
+    """`Settings` of `sgd`, which adds none."""
+
+    algorithm: ClassVar[str] = "sgd"
 
 
 def sgd(
     model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Any,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[Keywords],
 ) -> Trained:  # fmt: skip
     """Stochastic gradient descent on the cross-entropy, from the model's own weights.
 
@@ -54,7 +65,7 @@ def sgd(
 def sgd_many(
     models: Sequence[nn.Module], train: Dataset, *, generators: Sequence[torch.Generator],
     progress: bool = False, checkpoint: Checkpoint | None = None, stacked: bool | None = None,
-    **settings: Any,
+    **settings: Unpack[Keywords],
 ) -> list[Trained]:  # fmt: skip
     """`sgd` for several models of one shape at once, each with its own generator.
 
@@ -87,8 +98,8 @@ def sgd_many(
     """
     if len(models) != len(generators):
         raise ValueError(f"{len(models)} models, but {len(generators)} generators")
-    chosen, own = Settings.of(**settings), {"algorithm": "sgd"}
-    loop = begin(models, train, generators, chosen, progress, checkpoint, own, stacked)
+    chosen = SGD.of(**settings)
+    loop = begin(models, train, generators, chosen, progress, checkpoint, stacked=stacked)
     histories = loop.run()
     return [
         finished(loop.networks.single(i), history, models[i], train)

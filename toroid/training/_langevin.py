@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,56 @@ from torch import Tensor, nn
 from ..data import Dataset
 from ..evaluation import refresh
 from ._checkpoint import Checkpoint
-from ._settings import Settings
+from ._settings import Keywords, Natural, NotNegative, Positive, Settings, Share
 from ._trained import Trained, begin, finished
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropySGD(Settings):
+    """`Settings` of `entropy_sgd`.
+
+    Args:
+        lr: Learning rate of the steps of w; positive.
+        inner: Langevin steps for each step of w; positive.
+        inner_lr: η; positive.
+        averaging: α, in [0, 1).
+        noise: ε; not negative.
+        coupling: γ at the start; not negative.
+        growth: How γ grows; not negative.
+    """
+
+    algorithm: ClassVar[str] = "entropy_sgd"
+
+    lr: Positive = 1.0
+    inner: Natural = 20
+    inner_lr: Positive = 0.1
+    averaging: Share = 0.75
+    noise: NotNegative = 1e-4
+    coupling: NotNegative = 1e-4
+    growth: NotNegative = 1e-3
+
+
+class EntropySGDKeywords(Keywords, total=False):
+    """`EntropySGD` as keyword arguments."""
+
+    inner: int
+    inner_lr: float
+    averaging: float
+    noise: float
+    coupling: float
+    growth: float
 
 
 def entropy_sgd(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, inner: int = 20,
-    inner_lr: float = 0.1, averaging: float = 0.75, noise: float = 1e-4, coupling: float = 1e-4,
-    growth: float = 1e-3, lr: float = 1.0, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Any,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[EntropySGDKeywords],
 ) -> Trained:  # fmt: skip
     """Entropy-SGD: descends a local entropy, its gradient estimated by Langevin steps around w.
 
-    From x = μ = w, `inner` times, on a batch each,
+    From x = μ = w, ``inner`` times, on a batch each,
     ``x ← x - η (∇L(x) + λ x + γ (x - w)) + sqrt(η) ε ξ`` and ``μ ← α μ + (1 - α) x``; then w takes
     a step with ``w - μ`` as its gradient. γ grows by ``1 + growth`` with every such step (Chaudhari
     et al. 2017).
@@ -32,17 +70,12 @@ def entropy_sgd(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: As in `sgd`; draws the noise too.
-        inner: Langevin steps for each step of w.
-        inner_lr: η.
-        averaging: α.
-        noise: ε.
-        coupling: γ at the start.
-        growth: How γ grows.
-        lr: Learning rate of the steps of w.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
-        **settings: The others of `Settings`: every inner step uses a batch, the momentum is that of
-            the steps of w, the schedule that of both learning rates, the weight decay λ.
+        **settings: Those of `EntropySGD`: ``inner``, ``inner_lr``, ``averaging``, ``noise``,
+            ``coupling``, ``growth``, and all of `Settings`: every inner step uses a batch, learning
+            rate and momentum are those of the steps of w, the schedule that of both learning rates,
+            the weight decay λ.
 
     Returns:
         The trained state and a history, with ``coupling`` γ; BatchNorm's statistics are estimated
@@ -50,7 +83,7 @@ def entropy_sgd(
 
     Raises:
         TypeError: As `sgd`.
-        ValueError: As `sgd`, and if `inner` is not positive.
+        ValueError: As `sgd`.
         FloatingPointError: As `sgd`.
 
     Example:
@@ -62,19 +95,14 @@ def entropy_sgd(
         >>> toroid.evaluate(trained.state, model, test).error < 0.3
         True
     """
-    if inner < 1:
-        raise ValueError(f"inner is {inner}; it must be positive")
-    shared = Settings.of(lr=lr, **settings)
-    outer = Settings(**{**vars(shared), "weight_decay": 0.0})
-    own = {
-        "algorithm": "entropy_sgd", "inner": inner, "inner_lr": inner_lr, "averaging": averaging,
-        "noise": noise, "coupling": coupling, "growth": growth, "decay": shared.weight_decay,
-    }  # fmt: skip
-    loop = begin([model], train, [generator], outer, progress, checkpoint, own)
+    chosen = EntropySGD.of(**settings)
+    outer = replace(chosen, weight_decay=0.0)  # λ is a force on x
+    loop = begin([model], train, [generator], outer, progress, checkpoint, chosen.identity())
     networks = loop.networks
     weights = list(networks.weights.values())
     centre, mean = ([w.detach().clone() for w in weights] for _ in range(2))
-    gamma, steps = torch.tensor(coupling, dtype=torch.float64), torch.zeros((), dtype=torch.long)
+    gamma = torch.tensor(chosen.coupling, dtype=torch.float64)
+    steps = torch.zeros((), dtype=torch.long)
     loop.memory.update(
         {f"centre.{i}": c for i, c in enumerate(centre)},
         **{f"mean.{i}": m for i, m in enumerate(mean)}, coupling=gamma, steps=steps,
@@ -82,12 +110,12 @@ def entropy_sgd(
 
     @torch.no_grad()
     def langevin(gradients: Sequence[Tensor]) -> None:
-        rate = inner_lr * loop.optimizer.param_groups[0]["lr"] / lr
+        rate = chosen.inner_lr * loop.optimizer.param_groups[0]["lr"] / chosen.lr
         for w, g, c, m in zip(weights, gradients, centre, mean, strict=True):
             kick = torch.randn(w.shape, generator=generator).to(w)
-            force = g + shared.weight_decay * w + float(gamma) * (w - c)
-            w += noise * rate**0.5 * kick - rate * force
-            m.mul_(averaging).add_(w, alpha=1 - averaging)
+            force = g + chosen.weight_decay * w + float(gamma) * (w - c)
+            w += chosen.noise * rate**0.5 * kick - rate * force
+            m.mul_(chosen.averaging).add_(w, alpha=1 - chosen.averaging)
 
     @torch.no_grad()
     def outwards() -> None:
@@ -95,7 +123,7 @@ def entropy_sgd(
             w.copy_(c)
             w.grad = c - m
         loop.optimizer.step()
-        gamma.mul_(1 + growth)
+        gamma.mul_(1 + chosen.growth)
         for w, c, m in zip(weights, centre, mean, strict=True):
             c.copy_(w)
             m.copy_(w)
@@ -103,7 +131,7 @@ def entropy_sgd(
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
         langevin(torch.autograd.grad(losses.sum(), weights))
-        if int(steps.add_(1)) % inner == 0:
+        if int(steps.add_(1)) % chosen.inner == 0:
             outwards()
         return losses, wrong
 

@@ -18,14 +18,18 @@ from ._checkpoint import Checkpoint
 from ._networks import Networks
 from ._settings import SCHEDULES, Settings
 
+#: From images (networks, batch, ...) and labels to each network's loss and number of errors.
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass
 class Loop:
     """Epochs over the data, each network in its own order.
 
-    What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), a
-    `memory` of what it changes in place from epoch to epoch, and its `own` settings, as JSON can
-    hold them: with the shared ones they say whether a checkpoint is of the same run.
+    What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), and a
+    `memory` of what it changes in place from epoch to epoch. A checkpoint is of the same run if
+    `identity` is the same, which JSON can hold: that of the settings, or where the steps take
+    others than the caller gave, that of the caller's.
     """
 
     networks: Networks
@@ -34,8 +38,8 @@ class Loop:
     settings: Settings
     progress: bool = False
     checkpoint: Checkpoint | None = None
+    identity: Mapping[str, Any] | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
-    own: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weights = list(self.networks.weights.values())
@@ -49,20 +53,20 @@ class Loop:
             self.train = replace(self.train, images=self.train.images.to(weights[0].dtype))
         self.size = min(self.settings.batch_size, len(self.train))
         self.batches = len(self.train) // self.size
-        self.rows: list[list[dict]] = [[] for _ in self.generators]
+        self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
 
     def down(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """A step down the gradient; the networks do not see each other."""
         losses, wrong = self.networks.losses(images, labels)
         self.optimizer.zero_grad()
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
         self.optimizer.step()
         return losses, wrong
 
     def run(
         self,
-        step: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        step: Step | None = None,
         after: Callable[[int], dict[str, float] | None] = lambda epoch: {},
         rate: Callable[[float], float] | None = None,
     ) -> list[pd.DataFrame]:
@@ -95,7 +99,7 @@ class Loop:
     def _fraction(self) -> float:
         return self.done / max(1, self.settings.epochs * self.batches)
 
-    def _epoch(self, step: Callable, rate: Callable[[float], float]) -> tuple[Tensor, Tensor]:
+    def _epoch(self, step: Step, rate: Callable[[float], float]) -> tuple[Tensor, Tensor]:
         """Mean loss and error of each network, while it moves."""
         loss, wrong = torch.zeros(2, len(self.generators), device=self.train.images.device)
         for images, labels in self._minibatches():
@@ -112,7 +116,7 @@ class Loop:
             [torch.randperm(len(self.train), generator=g) for g in self.generators]
         )
         orders = orders[:, : self.batches * self.size].to(self.train.images.device)
-        for batch in orders.split(self.size, 1):
+        for batch in torch.split(orders, self.size, 1):
             images = self.train.images[batch]
             if self.settings.augment:
                 pairs = zip(images, self.generators, strict=True)
@@ -141,19 +145,17 @@ class Loop:
 
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
-        return {**vars(self.settings), "images": len(self.train), **self.own}
+        return {**(self.identity or self.settings.identity()), "images": len(self.train)}
 
-    def _check_saved(self, path: Path, tensors: Mapping[str, Tensor], record: Mapping) -> None:
-        """A checkpoint is of this run: by the settings that both know, and by shapes."""
+    def _check_saved(
+        self, path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
+    ) -> None:
+        """A checkpoint is of this run: by all settings, and by shapes."""
         saved, now = (
-            {**settings, **{k: list(v.shape) for k, v in found.items()}}
-            for settings, found in (
-                (record.get("run", {}), tensors), (self._run(), self._changing())
-            )
-        )  # fmt: skip
-        shared = saved.keys() & now.keys()
-        networks = {k for k in saved.keys() | now.keys() if k.startswith(("state.", "memory."))}
-        differ = sorted(k for k in shared | networks if saved.get(k) != now.get(k))
+            {**run, **{k: list(v.shape) for k, v in found.items() if not k.startswith("momentum.")}}
+            for run, found in ((record["run"], tensors), (self._run(), self._changing()))
+        )  # momenta are not there before the first step
+        differ = sorted(k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k))
         if differ:
             told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
             raise ValueError(
@@ -179,7 +181,7 @@ class Loop:
             generator.set_state(tensors[f"generator.{i}"].cpu())
         self.rows = record["rows"]
         self.done = len(self.rows[0]) * self.batches
-        return record["ended"]
+        return bool(record["ended"])
 
 
 def augment(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:

@@ -50,7 +50,8 @@ class Networks:
         state = self.state if state is None else state
 
         def one(single: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.module, single, (x,))
+            found: Tensor = functional_call(self.module, single, (x,))
+            return found
 
         images = self._place(images)
         with torch.autocast(images.device.type, self.type, enabled=self.type is not None):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pandas as pd
 import torch
@@ -14,14 +15,39 @@ from ..data import Dataset
 from ..evaluation import evaluate, refresh
 from ._checkpoint import Checkpoint
 from ._networks import Networks
-from ._settings import Settings
+from ._settings import Keywords, Positive, Range, Settings
 from ._trained import Trained, begin, shortfall
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicatedSGD(Settings):
+    """`Settings` of `replicated_sgd`.
+
+    Args:
+        replicas: How many, at least 2.
+        gmax: How much g grows over the training, positive. The pull is a step of ``2 lr g``, which
+            must stay below 1 or so: a small network, whose g starts high, needs a smaller one.
+    """
+
+    algorithm: ClassVar[str] = "replicated_sgd"
+
+    replicas: Annotated[int, Range("at least 2", lambda n: n >= 2)] = 3
+    gmax: Positive = 1e4
+
+
+class ReplicatedSGDKeywords(Keywords, total=False):
+    """`ReplicatedSGD` as keyword arguments."""
+
+    replicas: int
+    gmax: float
 
 
 def replicated_sgd(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, replicas: int = 3,
-    gmax: float = 1e4, progress: bool = False, checkpoint: Checkpoint | None = None,
-    **settings: Any,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[ReplicatedSGDKeywords],
 ) -> Trained:  # fmt: skip
     """Replicas that are drawn together while they train: SGD that looks for flat minima.
 
@@ -29,7 +55,7 @@ def replicated_sgd(
     in the gradient, and the learning rate times the number of replicas: a replica moves down its
     own loss as in `sgd`, but its weight decay, which that mean does not divide, is as many times
     stronger as there are replicas. g starts at the mean training loss over the
-    mean squared distance and grows by one factor each epoch, `gmax` in all. The result is the
+    mean squared distance and grows by one factor each epoch, ``gmax`` in all. The result is the
     centre, with BatchNorm's statistics estimated again on the training data (Pittorino et al. 2021,
     arXiv 2006.07897, and their code).
 
@@ -37,12 +63,9 @@ def replicated_sgd(
         model: The first replica starts from it; the others from fresh weights of its layers.
         train: As in `sgd`.
         generator: Draws the fresh weights and, for each replica, order and augmentation.
-        replicas: How many.
-        gmax: How much g grows over the training. The pull is a step of ``2 lr g``, which must stay
-            below 1 or so: a small network, whose g starts high, needs a smaller one.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
-        **settings: Those of `Settings`.
+        **settings: Those of `ReplicatedSGD`: ``replicas``, ``gmax``, and all of `Settings`.
 
     Returns:
         The centre; a history (the mean over the replicas) with ``coupling`` g and ``distance``, the
@@ -52,8 +75,7 @@ def replicated_sgd(
 
     Raises:
         TypeError: As `sgd`.
-        ValueError: As `sgd`, and if there are fewer than two replicas, or a module of the model has
-            weights that it cannot draw afresh.
+        ValueError: As `sgd`, and if a module of the model has weights that it cannot draw afresh.
         FloatingPointError: As `sgd`.
 
     Example:
@@ -65,14 +87,12 @@ def replicated_sgd(
         >>> trained.report["distance"] < 0.01
         True
     """
-    if replicas < 2:
-        raise ValueError(f"replicas is {replicas}; it must be at least 2")
-    shared = Settings.of(**settings)
+    chosen = ReplicatedSGD.of(**settings)
+    replicas = chosen.replicas
     models = [model, *(fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]
-    faster = Settings(**{**vars(shared), "lr": shared.lr * replicas})
-    own = {"algorithm": "replicated_sgd", "gmax": gmax}
-    loop = begin(models, train, generators, faster, progress, checkpoint, own)
+    faster = replace(chosen, lr=chosen.lr * replicas)
+    loop = begin(models, train, generators, faster, progress, checkpoint, chosen.identity())
     networks = loop.networks
     losses = [evaluate(networks.single(i), model, train).loss for i in range(replicas)]
     coupling = loop.memory["coupling"] = torch.tensor(
@@ -82,13 +102,13 @@ def replicated_sgd(
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
         loop.optimizer.zero_grad()
-        (losses.mean() + float(coupling) * _distance(networks)).backward()
+        torch.autograd.backward(losses.mean() + float(coupling) * _distance(networks))
         loop.optimizer.step()
         return losses, wrong
 
     def after(epoch: int) -> dict[str, float]:
         now = {"coupling": float(coupling), "distance": _relative(networks)}
-        coupling.mul_(gmax ** (1 / shared.epochs))
+        coupling.mul_(chosen.gmax ** (1 / chosen.epochs))
         return now
 
     history = pd.concat(loop.run(step, after)).groupby("epoch", as_index=False).mean()

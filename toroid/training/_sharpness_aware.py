@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Dataset
 from ._checkpoint import Checkpoint
-from ._settings import Settings
+from ._settings import Keywords, NotNegative, Settings
 from ._trained import Trained, begin, finished
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAM(Settings):
+    """`Settings` of `sam`.
+
+    Args:
+        rho: Length of the step uphill; not negative.
+    """
+
+    algorithm: ClassVar[str] = "sam"
+
+    rho: NotNegative = 0.05
+
+
+class SAMKeywords(Keywords, total=False):
+    """`SAM` as keyword arguments."""
+
+    rho: float
 
 
 def sam(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, rho: float = 0.05,
-    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Any,
+    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
+    checkpoint: Checkpoint | None = None, **settings: Unpack[SAMKeywords],
 ) -> Trained:  # fmt: skip
     """Sharpness-aware minimisation: SGD with the gradient at ``w + ρ ∇L / |∇L|``.
 
@@ -25,10 +48,9 @@ def sam(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: As in `sgd`.
-        rho: Length of the step uphill.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
-        **settings: Those of `Settings`.
+        **settings: Those of `SAM`: ``rho``, ρ, and all of `Settings`.
 
     Returns:
         The trained state, the history and the report, as `sgd`.
@@ -46,8 +68,8 @@ def sam(
         >>> toroid.evaluate(trained.state, model, test).error < 0.2
         True
     """
-    own = {"algorithm": "sam", "rho": rho}
-    loop = begin([model], train, [generator], Settings.of(**settings), progress, checkpoint, own)
+    chosen = SAM.of(**settings)
+    loop = begin([model], train, [generator], chosen, progress, checkpoint)
     networks = loop.networks
     weights, buffers = list(networks.weights.values()), list(networks.buffers.values())
 
@@ -57,9 +79,9 @@ def sam(
         norm = torch.stack([g.square().sum() for g in uphill]).sum().sqrt()
         before, kept = ([x.detach().clone() for x in group] for group in (weights, buffers))
         with torch.no_grad():
-            torch._foreach_add_(weights, [g * (rho / norm.clamp_min(1e-12)) for g in uphill])
+            torch._foreach_add_(weights, [g * (chosen.rho / norm.clamp_min(1e-12)) for g in uphill])
         loop.optimizer.zero_grad()
-        networks.losses(images, labels)[0].sum().backward()
+        torch.autograd.backward(networks.losses(images, labels)[0].sum())
         with torch.no_grad():
             torch._foreach_copy_([*weights, *buffers], [*before, *kept])
         loop.optimizer.step()

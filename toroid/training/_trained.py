@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,8 +68,8 @@ def begin(
     settings: Settings,
     progress: bool,
     checkpoint: Checkpoint | None,
-    own: dict[str, Any],
+    identity: Mapping[str, Any] | None = None,
     stacked: bool | None = None,
 ) -> Loop:
     networks = Networks(models, train.images.device, settings.precision, stacked)
-    return Loop(networks, train, generators, settings, progress, checkpoint, own=own)
+    return Loop(networks, train, generators, settings, progress, checkpoint, identity)
