@@ -6,12 +6,16 @@ or they are random; random ones are taken as all positive, which has the same la
 """
 
 from ._exact import (
+    binomial_error,
+    chance_cosine,
     error,
     expected_neighbours,
     expected_worst,
     flipped_error,
     matched_angle,
     path_overlap,
+    shuffled_angle,
+    surviving_share,
     turned_error,
 )
 from ._solutions import (
@@ -23,9 +27,11 @@ from ._solutions import (
     gaussian,
     neighbours,
     signed,
+    surviving,
     vectors,
 )
 from ._theory import (
+    binary_capacity,
     binary_entropy,
     capacity,
     cross_overlap,
@@ -35,8 +41,9 @@ from ._theory import (
 )
 
 __all__ = [
-    "Perceptron", "billiard", "binary_entropy", "capacity", "cross_overlap", "disturb", "entropic",
-    "error", "expected_neighbours", "expected_worst", "feasible", "flipped_error", "gaussian",
-    "geodesic_error", "matched_angle", "neighbours", "path_overlap", "signed", "star_margin",
-    "turned_error", "typical_overlap", "vectors",
+    "Perceptron", "billiard", "binary_capacity", "binary_entropy", "binomial_error", "capacity",
+    "chance_cosine", "cross_overlap", "disturb", "entropic", "error", "expected_neighbours",
+    "expected_worst", "feasible", "flipped_error", "gaussian", "geodesic_error", "matched_angle",
+    "neighbours", "path_overlap", "shuffled_angle", "signed", "star_margin", "surviving",
+    "surviving_share", "turned_error", "typical_overlap", "vectors",
 ]  # fmt: skip

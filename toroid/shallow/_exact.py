@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 from scipy.integrate import quad
+from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 from scipy.stats import binom
 
 from .._state import check_choice
 
 __all__ = [
-    "error", "expected_neighbours", "expected_worst", "flipped_error", "matched_angle",
-    "path_overlap", "turned_error",
+    "binomial_error", "chance_cosine", "error", "expected_neighbours", "expected_worst",
+    "flipped_error", "matched_angle", "path_overlap", "shuffled_angle", "surviving_share",
+    "turned_error",
 ]  # fmt: skip
 
 PATHS = ("geodesic", "straight")
@@ -49,6 +51,24 @@ def error(overlap: float | np.ndarray) -> np.ndarray:
     r = np.asarray(overlap, float)
     check_overlap(*r.ravel())
     return np.arctan2(np.sqrt(np.clip((1 - r) * (1 + r), 0, None)), r) / np.pi
+
+
+def binomial_error(share: float | np.ndarray, count: int) -> np.ndarray:
+    """Standard error ``sqrt(p (1 - p) / P)`` of a share that is counted on independent patterns.
+
+    Args:
+        share: p, the exact share, in [0, 1].
+        count: Number of patterns P.
+
+    Returns:
+        Of the same shape.
+
+    Example:
+        >>> binomial_error(np.array([0.5, 1.0]), 100)
+        array([0.05, 0.  ])
+    """
+    share = np.asarray(share, float)
+    return np.sqrt(share * (1 - share) / count)
 
 
 def path_overlap(
@@ -184,6 +204,67 @@ def matched_angle(size: int, overlap: float = 0.0) -> float:
         return constant * math.sin(phi) ** power * (np.pi * float(error(cosine))) ** 2
 
     return math.sqrt(quad(term, 0, math.pi, limit=200, points=[math.pi / 2])[0])
+
+
+def shuffled_angle(size: int, overlap: float, units: int) -> float:
+    """Root mean square angle between the units of two such students, in a random order each.
+
+    One of the K units stays at its place on average, and the others meet units of another
+    direction: ``sqrt((φ(R)² + (K - 1) φ(0)²) / K)``, φ the `matched_angle`.
+
+    Args:
+        size: Number of inputs N, at least 3.
+        overlap: R, of each unit with the teacher's.
+        units: K.
+
+    Returns:
+        Radians.
+
+    Example:
+        >>> shuffled_angle(100, 0.5, 1) == matched_angle(100, 0.5)
+        True
+    """
+    matched, other = matched_angle(size, overlap), matched_angle(size)
+    return math.sqrt((matched**2 + (units - 1) * other**2) / units)
+
+
+def chance_cosine(units: int, draws: int = 500) -> float:
+    """Mean entry ``c_K`` of the best assignment in a K x K matrix of normal numbers.
+
+    Aligning two networks of K units that have nothing in common chooses among K² cosines, which are
+    normal numbers over ``sqrt(N)``: it leaves a mean cosine of ``c_K / sqrt(N)``. By drawing; known
+    are ``c_1 = 0`` and ``c_2 = 1/sqrt(2π)``.
+
+    Args:
+        units: K.
+        draws: Matrices, of a fixed seed.
+
+    Example:
+        >>> abs(chance_cosine(2, draws=10_000) - (2 * math.pi) ** -0.5) < 0.02
+        True
+    """
+    rng, found = np.random.default_rng(0), []
+    for _ in range(draws):
+        matrix = rng.standard_normal((units, units))
+        found.append(matrix[linear_sum_assignment(matrix, maximize=True)].mean())
+    return float(np.mean(found))
+
+
+def surviving_share(size: int, patterns: int, flips: int) -> float:
+    """Share of the sets of so many flips that leave a typical binary solution a solution.
+
+    ``(1 - arccos(1 - 2d/N)/π)^P`` for a teacher and its patterns, exact on average over these.
+
+    Args:
+        size: Number of weights N.
+        patterns: Their number P.
+        flips: d.
+
+    Example:
+        >>> surviving_share(10, 3, 5)  # orthogonal to the teacher: each pattern is kept or not
+        0.125
+    """
+    return float((1 - float(error(1 - 2 * flips / size))) ** patterns)
 
 
 def expected_neighbours(size: int, patterns: int, flips: int = 1) -> float:

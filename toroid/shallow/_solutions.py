@@ -318,3 +318,27 @@ def neighbours(patterns: Tensor, weights: Tensor) -> int:
     """
     fields = (patterns @ weights)[:, None] - 2 * patterns * weights  # (P, N), after each flip
     return int((fields > 0).all(0).sum())
+
+
+def surviving(
+    patterns: Tensor, weights: Tensor, flips: int, *, generator: torch.Generator, tries: int = 200
+) -> float:
+    """Share of random sets of so many flips that leave a binary solution a solution.
+
+    Around a typical solution it is `surviving_share` on average.
+
+    Args:
+        patterns: ξ, with their labels multiplied in (P, N).
+        weights: ±1 (N,).
+        flips: How many weights flip at once, at most N.
+        generator: Draws which.
+        tries: How many sets are drawn.
+
+    Example:
+        >>> patterns, weights = torch.ones(1, 5), torch.ones(5)
+        >>> [surviving(patterns, weights, d, generator=torch.Generator()) for d in (2, 3)]
+        [1.0, 0.0]
+    """
+    places = torch.rand(tries, len(weights), generator=generator).topk(flips).indices
+    moved = weights.repeat(tries, 1).scatter_(1, places, -weights[places])  # (tries, N)
+    return float(((moved @ patterns.T) > 0).all(1).double().mean())

@@ -9,14 +9,15 @@ labels of a teacher or, what is the same as random ones, all positive; a solutio
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
 
 __all__ = [
-    "binary_entropy", "capacity", "cross_overlap", "geodesic_error", "star_margin",
-    "typical_overlap",
+    "binary_capacity", "binary_entropy", "capacity", "cross_overlap", "geodesic_error",
+    "star_margin", "typical_overlap",
 ]  # fmt: skip
 
 _Z = np.linspace(-9, 9, 1801)
@@ -275,3 +276,23 @@ def binary_entropy(alpha: float, *, teacher: bool = False) -> float:
     u, weights = _weighted(q, 0.0, teacher)
     term = conjugate * (1 + q if teacher else 1 - q) / 2
     return float(_DZ @ np.logaddexp(field, -field) - term + alpha * (weights @ log_ndtr(-u)))
+
+
+def binary_capacity(*, teacher: bool = False) -> float:
+    """Load at which `binary_entropy` vanishes, to a ten-thousandth.
+
+    With random labels no solution is left beyond it, 0.833 (Krauth and Mézard 1989); with a teacher
+    only the teacher, beyond 1.245 (Györgyi 1990).
+
+    Args:
+        teacher: Whether a teacher gives the labels, or they are random.
+
+    Returns:
+        Patterns for each weight.
+
+    Example:
+        >>> round(binary_capacity(), 3)
+        0.833
+    """
+    low, high = (1.1, 1.3) if teacher else (0.7, 0.95)
+    return float(brentq(partial(binary_entropy, teacher=teacher), low, high, xtol=1e-4))
