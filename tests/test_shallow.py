@@ -1,6 +1,7 @@
 """Closed forms against counting and other quadratures; samplers against known distributions."""
 
 import math
+from itertools import combinations, permutations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import toroid
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.integrate import dblquad, quad
 from scipy.optimize import brentq, linear_sum_assignment
-from scipy.stats import norm
+from scipy.stats import binom, norm
 from toroid import shallow
 from toroid.book import plotting
 
@@ -99,8 +100,7 @@ def test_the_error_is_exact_near_an_overlap_of_one():
 @given(OVERLAPS, OVERLAPS, OVERLAPS, st.floats(0, 1), st.floats(0.1, 10))
 def test_the_overlap_along_a_path_is_that_of_the_package(first, second, mutual, t, norm_b):
     gram = np.array([[1, first, second], [first, 1, mutual], [second, mutual, 1]])
-    if np.linalg.eigvalsh(gram)[0] < 1e-3:
-        return
+    assume(np.linalg.eigvalsh(gram)[0] > 1e-3)
     teacher, a, b = shallow.vectors(gram.tolist(), 15, generator=generator())
     symmetry, _ = sphere(15)
     paths = {
@@ -198,6 +198,60 @@ def test_the_expected_number_of_solutions_near_a_teacher():
     error = np.std(counts) / 20
     assert shallow.expected_neighbours(31, 10) == pytest.approx(np.mean(counts), abs=4 * error)
     assert shallow.expected_neighbours(31, 0, 2) == pytest.approx(31 * 30 / 2)
+
+
+@given(st.floats(0, 1), st.integers(1, 1000))
+def test_the_error_of_a_share_is_that_of_a_binomial_count(share, count):
+    exact = binom(count, share).std() / count
+    assert float(shallow.binomial_error(share, count)) == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_angle_of_units_in_a_random_order():
+    """The mean over all orders, of which each leaves one unit at its place on average."""
+    matched, other = shallow.matched_angle(20, 0.7), shallow.matched_angle(20)
+    squares = [
+        np.mean([matched**2 if i == j else other**2 for i, j in enumerate(order)])
+        for order in permutations(range(4))
+    ]
+    assert shallow.shuffled_angle(20, 0.7, 4) == pytest.approx(np.mean(squares) ** 0.5)
+
+
+def test_the_mean_cosine_of_the_best_assignment():
+    """Of one unit it is a normal number's mean; of two the larger of two sums, over two."""
+    assert shallow.chance_cosine(1, draws=10_000) == pytest.approx(0, abs=0.04)
+    larger = math.sqrt(2) / math.sqrt(math.pi)  # of two normal numbers of variance 2
+    assert shallow.chance_cosine(2, draws=10_000) == pytest.approx(larger / 2, abs=0.02)
+
+
+def test_the_share_of_flips_that_survive():
+    """Around all teachers at once, every set of two flips of five weights."""
+    sets = list(combinations(range(5), 2))
+    shares = []
+    for seed in range(600):
+        teacher = torch.ones(5, dtype=torch.float64)
+        data = shallow.gaussian(2, teacher=teacher, generator=generator(seed))
+        patterns, kept = shallow.signed(data), 0
+        for places in sets:
+            moved = teacher.clone()
+            moved[list(places)] *= -1
+            kept += bool((patterns @ moved > 0).all())
+        shares.append(kept / len(sets))
+    error = np.std(shares) / len(shares) ** 0.5
+    assert shallow.surviving_share(5, 2, 2) == pytest.approx(np.mean(shares), abs=4 * error)
+    drawn = shallow.surviving(patterns, teacher, 2, generator=generator(), tries=4000)
+    assert drawn == pytest.approx(shares[-1], abs=4 * (0.25 / 4000) ** 0.5)
+    assert 0 < shares[-1] < 1
+
+
+@given(st.integers(0, 100), st.integers(1, 9))
+def test_neighbours_are_what_survives_one_flip(seed, count):
+    patterns = torch.randn(count, 9, generator=generator(seed), dtype=torch.float64)
+    patterns *= torch.where(patterns.sum(1, keepdim=True) > 0, 1.0, -1.0)
+    weights = torch.ones(9, dtype=torch.float64)
+    share = shallow.surviving(patterns, weights, 1, generator=generator(), tries=2000)
+    exact = shallow.neighbours(patterns, weights) / 9
+    assert share == pytest.approx(exact, abs=4.5 * (max(exact * (1 - exact), 1e-6) / 2000) ** 0.5)
+    assert shallow.surviving(patterns, weights, 9, generator=generator()) == 0  # all: -w
 
 
 # --- replica-symmetric theory --------------------------------------------------------------------
@@ -307,6 +361,8 @@ def test_known_capacities_of_the_binary_perceptron():
     assert brentq(shallow.binary_entropy, 0.7, 0.95) == pytest.approx(0.833, abs=5e-4)
     zero = brentq(lambda a: shallow.binary_entropy(a, teacher=True), 1.1, 1.3)
     assert zero == pytest.approx(1.245, abs=1e-3)
+    assert shallow.binary_capacity() == pytest.approx(0.833, abs=5e-4)
+    assert shallow.binary_capacity(teacher=True) == pytest.approx(zero, abs=1e-4)
     with pytest.raises(ValueError, match="alpha is -1; a load is not negative"):
         shallow.binary_entropy(-1)
 

@@ -33,7 +33,7 @@ def two_layers(inputs: int, hidden: int) -> tuple[Symmetry, nn.Sequential]:
     """A network of ReLU units without biases and two outputs: its symmetry, and itself.
 
     Example:
-        >>> [len(scale) for scale in two_layers(5, 3)[0].groups]
+        >>> [group.size for group in two_layers(5, 3)[0].groups]
         [3]
     """
     layers = nn.Linear(inputs, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, 2, bias=False)
