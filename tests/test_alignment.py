@@ -66,7 +66,7 @@ def images(example, seed):
 @settings(max_examples=3)
 def test_a_planted_element_is_undone_exactly(name, method, seed, bias):
     if method == "activation" and name == "lenet":
-        return  # six filters on images of 8 x 8: some units are alike on 40 of them
+        pytest.skip("six filters on images of 8 x 8: some units are alike on 40 of them")
     model, example, symmetry = network(name)
     state = random_state(model, seed)
     permutations, factors = random_element(symmetry, seed)
@@ -101,12 +101,19 @@ def test_align_keeps_the_function_of_any_network(name, method, seed):
 
 @pytest.mark.parametrize("name", ALL)
 @given(seed=SEEDS)
-def test_align_is_done_after_one_pass_and_to_itself_nothing(name, seed):
+def test_to_align_with_itself_does_nothing(name, seed):
     model, _, symmetry = network(name)
-    a, b = random_state(model, seed), random_state(model, seed + 1)
+    a = random_state(model, seed)
     assert gap(toroid.align(a, to=a, symmetry=symmetry).state, a) == 0
-    if any(group.whole for group in symmetry.groups):  # sets are matched before what is inside them
-        return
+
+
+@pytest.mark.parametrize("name", ALL)
+@given(seed=SEEDS)
+def test_align_is_done_after_one_pass(name, seed):
+    model, _, symmetry = network(name)
+    if any(group.whole for group in symmetry.groups):
+        pytest.skip("sets are matched before what is inside them")
+    a, b = random_state(model, seed), random_state(model, seed + 1)
     once = toroid.align(b, to=a, symmetry=symmetry).state
     assert gap(toroid.align(once, to=a, symmetry=symmetry).state, once) == 0
 
