@@ -348,13 +348,12 @@ def test_the_star_begins_where_the_error_ends():
         shallow.geodesic_error(t, 1.0, -0.6, -0.5, -0.5)
 
 
-@given(st.floats(-0.9, 0.99), st.floats(-2, -0.05), st.floats(0, 0.5))
+@given(st.floats(-0.9, 0.99), st.floats(-0.9, -0.05), st.floats(0, 0.1))
 def test_a_margin_of_kappa_times_the_overlap_sees_everything(p, kappa, more):
-    """The lemma behind `star_margin`, for the worst pattern."""
-    theta, t = math.acos(p), np.linspace(0, 1, 501)
-    a, b = np.sin((1 - t) * theta) / math.sin(theta), np.sin(t * theta) / math.sin(theta)
-    assert (a * (kappa * p + more) + b * kappa).min() >= kappa - 1e-9
-    assert (a * (kappa * p - 0.05) + b * kappa).min() < kappa
+    """The lemma behind `star_margin`, for the worst pattern, of norm 1 in the teacher's place."""
+    t = np.linspace(0, 1, 501)
+    assert shallow.path_overlap(t, kappa * p + more, kappa, p).min() >= kappa - 1e-9
+    assert shallow.path_overlap(t, kappa * p - 0.05, kappa, p).min() < kappa
 
 
 def test_known_capacities_of_the_binary_perceptron():
