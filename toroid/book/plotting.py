@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,9 +21,11 @@ from ..symmetry import Symmetry
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
-    "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "planes",
-    "replicas", "scaling", "slide", "style", "symmetry_map",
+    "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "norms",
+    "planes", "planted", "replicas", "scaling", "show", "slide", "style", "symmetry_map",
 ]  # fmt: skip
+
+P = ParamSpec("P")
 
 #: Okabe and Ito's palette (2008), without its yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -42,7 +45,7 @@ SHORT = {
 
 
 def style() -> AbstractContextManager:
-    """Matplotlib settings of every figure: ``with plotting.style(): ...``.
+    """Matplotlib settings of every figure; those of this module have them.
 
     White behind the axes in light and dark pages, sizes in points that stay legible at page width.
     """
@@ -54,6 +57,26 @@ def style() -> AbstractContextManager:
             "axes.prop_cycle": plt.cycler(color=COLORS), "figure.constrained_layout.use": True,
         }
     )  # fmt: skip
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A figure drawn in the book's style."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def show(figure: Figure) -> None:
+    """Show a figure in the page, once: ``plotting.show(plotting.slide(runs))``.
+
+    Args:
+        figure: From a function of this module.
+    """
+    plt.show()  # and closes it, so that it is not shown again as the cell's value
 
 
 def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int | str, label: str) -> None:
@@ -74,6 +97,7 @@ def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int | str, la
     ax.fill_between(x, runs.min(0), runs.max(0), color=color, alpha=0.18, linewidth=0)
 
 
+@_styled
 def symmetry_map(symmetry: Symmetry, state: State) -> Figure:
     """Modules against groups: where each group's units are made and where they are read.
 
@@ -117,6 +141,65 @@ def _mark(ax: Axes, x: Any, y: Any, color: str, marker: str, filled: bool, label
     )
 
 
+@_styled
+def norms(table: pd.DataFrame) -> Figure:
+    """Norms of the units of each layer, in falling order, before and after normalisation.
+
+    Args:
+        table: Columns ``layer, unit, before, after``; the last layer, one vector, is ``"output"``.
+
+    Returns:
+        A figure with two panels.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True)
+    for ax, column in zip(axes, ("before", "after"), strict=True):
+        for index, (layer, part) in enumerate(table.groupby("layer", sort=False)):
+            values = part[column].sort_values(ascending=False).to_numpy()
+            rank = np.arange(len(values)) / max(1, len(values) - 1)
+            label = "last layer, as one" if layer == "output" else f"layer {layer}"
+            marker = "o" if len(values) == 1 else ""
+            line = LINES[index % len(LINES)]
+            ax.plot(rank, values, line, marker=marker, color=COLORS[index], label=label)
+        ax.set(title=column, xlabel="units, largest first (fraction)")
+    axes[0].set(ylabel="norm", yscale="log")
+    axes[0].set_yticks([0.5, 1, 2, 5], [0.5, 1, 2, 5])
+    axes[0].minorticks_off()
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+#: What a planted symmetry does on each kind of path.
+_MIDDLES = {"raw": "straight line, raw", "normalised": "geodesic, normalised and aligned"}
+
+
+@_styled
+def planted(table: pd.DataFrame) -> Figure:
+    """Planted copies of networks: which units are found again, and how far off the midpoint is.
+
+    Args:
+        table: Columns ``seed, s``; fractions ``inner products, raw``, ``cosines, raw`` and
+            ``cosines, normalised``; relative distances ``middle, raw`` and ``middle, normalised``.
+
+    Returns:
+        A figure with two panels; lines are means over seeds, bands their range.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3))
+    for index, kind in enumerate(["inner products, raw", "cosines, raw", "cosines, normalised"]):
+        runs = table.pivot(index="seed", columns="s", values=kind)
+        band(axes[0], runs.columns.to_numpy(), runs.to_numpy(), index=index, label=kind)
+    for index, (kind, path) in zip((0, 2), _MIDDLES.items(), strict=True):
+        runs = 100 * table.pivot(index="seed", columns="s", values=f"middle, {kind}")
+        band(axes[1], runs.columns.to_numpy(), runs.to_numpy(), index=index, label=path)
+    spread = "spread s of the log-factors"
+    axes[0].set(xlabel=spread, ylabel="units found again", ylim=(0, 1.05))
+    axes[1].set(xlabel=spread, ylabel="output error at the midpoint (%)", yscale="symlog")
+    axes[1].set_ylim(bottom=0)
+    for ax in axes:
+        ax.legend()
+    return figure
+
+
+@_styled
 def connectivity(curves: pd.DataFrame) -> Figure:
     """Error along the paths: one row for each kind of pair, one column for each kind of path.
 
@@ -148,6 +231,7 @@ def connectivity(curves: pd.DataFrame) -> Figure:
 SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
 
 
+@_styled
 def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLIDE) -> Figure:
     """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
 
@@ -190,6 +274,7 @@ def _alignments(ax: Axes, curves: pd.DataFrame) -> None:
         band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=str(label))
 
 
+@_styled
 def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Training loss of each network over the epochs, and the errors of what comes out.
 
@@ -213,6 +298,7 @@ def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def errors(table: pd.DataFrame) -> Figure:
     """Training and test errors of minimizers: one panel for each data set and network.
 
@@ -243,6 +329,7 @@ def _errors(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
 
 
+@_styled
 def replicas(histories: pd.DataFrame) -> Figure:
     """How the replicas of replicated SGD come together.
 
@@ -265,6 +352,7 @@ def replicas(histories: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def distances(table: pd.DataFrame) -> Figure:
     """Distances of pairs by their kind: of raw weights, and on the torus.
 
@@ -308,6 +396,7 @@ def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
     ax.legend()
 
 
+@_styled
 def hamming(pairs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Hamming distances of binary networks: of pairs by their kind, and against flatness.
 
@@ -330,6 +419,7 @@ def hamming(pairs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def layers(table: pd.DataFrame) -> Figure:
     """Angles of pairs, layer by layer.
 
@@ -368,6 +458,7 @@ def scaling(matrix: pd.DataFrame) -> tuple[np.ndarray, float]:
     return vectors[:, -2:] * top**0.5, float(top.sum() / np.abs(values).sum())
 
 
+@_styled
 def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
     """Angles against flatness, and a map of the minimizers.
 
@@ -395,6 +486,7 @@ def embedding(table: pd.DataFrame, matrix: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def energies(curves: pd.DataFrame, noise: str = "noise (radians)") -> Figure:
     """Local energy against the size of the noise, a panel for each architecture.
 
@@ -418,6 +510,7 @@ def energies(curves: pd.DataFrame, noise: str = "noise (radians)") -> Figure:
     return figure
 
 
+@_styled
 def flatness(table: pd.DataFrame) -> Figure:
     """Test error against local energy: a mark for an algorithm, hollow for a second architecture.
 
@@ -444,6 +537,7 @@ def flatness(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@_styled
 def bends(curves: pd.DataFrame, bound: float = 1e-3) -> Figure:
     """Error along segments and chains: rows are kinds of pairs, columns treatments.
 
@@ -484,6 +578,7 @@ def bends(curves: pd.DataFrame, bound: float = 1e-3) -> Figure:
     return figure
 
 
+@_styled
 def planes(maps: dict[str, Plane]) -> Figure:
     """Maps of the error on planes through two minimizers and a corner.
 
@@ -510,6 +605,7 @@ def planes(maps: dict[str, Plane]) -> Figure:
     return figure
 
 
+@_styled
 def agreement(
     table: pd.DataFrame, *, x: str | Sequence[str], y: str | Sequence[str],
     residuals: bool = False, log: str | Sequence[str] = "",

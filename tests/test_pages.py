@@ -1,0 +1,345 @@
+"""What the pages share: their networks, pairs and tables, against the same thing done by hand."""
+
+import pickle
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toroid
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import gap
+from toroid.book import claims, measures, notebooks, pages, parameters, plotting, references, tables
+
+
+def double(state):
+    return {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def page(folder, name="connectivity", **values):
+    """A page with its own parameters but for some, that trains in next to no time."""
+    declared = {key: p.default for key, p in parameters.declared(name).items()}
+    small = {
+        "algorithms": ["sgd", "sam"],
+        "seeds": [0, 1],
+        "epochs": 1,
+        "evaluate_on": 60,
+        "subset": 200,
+    }
+    here = {"results": str(folder / name), "store": str(folder / "store")}
+    return pages.Page({**declared, **small, **here, **values}, name)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    return page(tmp_path_factory.mktemp("page"), width=0.1, points=3).networks()
+
+
+@pytest.fixture
+def pair(networks):
+    return networks.pair(("sgd", 0), ("sam", 1))
+
+
+@pytest.fixture
+def glued(monkeypatch):
+    found = {}
+    monkeypatch.setattr(notebooks, "glue", found.__setitem__)
+    return found
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_a_page_refuses_what_is_no_parameter(tmp_path):
+    with pytest.raises(parameters.ParameterError, match="Did you mean 'width'"):
+        page(tmp_path, widht=0.1)
+
+
+def test_a_page_keeps_tables_and_words(tmp_path, glued):
+    here, table = page(tmp_path), pd.DataFrame({"a": [1 / 3, 1e-17]}, index=["x", "y"])
+    here.save("one", table)
+    here.save("two", table, index=True)
+    assert (tmp_path / "connectivity" / "one.csv").read_text().splitlines()[0] == "a"
+    assert pd.read_csv(tmp_path / "connectivity" / "two.csv", index_col=0).index.tolist() == [
+        "x",
+        "y",
+    ]
+    here.glue(first=1.5, second="word")
+    assert glued == {"first": 1.5, "second": "word"}
+
+
+def test_a_verdict_stands_beside_those_of_the_kept_runs(tmp_path, glued, monkeypatch):
+    table = pd.DataFrame({"chain, train": [0.0, 0.1, 0.2]})
+    good = references.Kept("large", table.head(1), "large: a machine", {})
+    monkeypatch.setattr(references, "kept", lambda name, wanted: [good] if name == "bend" else [])
+    assert page(tmp_path, "bend").decide("C6", table).word == "not reproduced"
+    assert glued["verdict_c6"] == "not reproduced"
+    assert glued["c6"] == claims.c6(table).evidence
+    assert glued["kept_c6"] == "reproduced (large)"
+    assert page(tmp_path, "bend").made("chains") == "large: a machine"
+
+
+def test_this_run_stands_in_where_none_is_kept(tmp_path, monkeypatch):
+    table, kept = pd.DataFrame(), []
+    monkeypatch.setattr(references, "kept", lambda name, wanted: kept)
+    (run,) = page(tmp_path).runs("curves", table)
+    assert (run.label, run.table is table) == ("digits", True)
+    kept.append("a kept run")
+    assert page(tmp_path).runs("curves", table) == kept
+    assert page(tmp_path).kept("curves") == kept
+
+
+def test_a_page_is_sent_to_another_process(networks):
+    """Chains are trained side by side: what they need is pickled."""
+    sent = pickle.loads(pickle.dumps(networks.page))
+    assert sent.values == networks.page.values
+    assert sent.parts.folder == networks.page.parts.folder
+
+
+# --- its networks --------------------------------------------------------------------------------
+
+
+def test_networks_are_those_that_the_parameters_describe(networks):
+    assert list(networks.stored) == [("sgd", 0), ("sgd", 1), ("sam", 0), ("sam", 1)]
+    store = toroid.Store(networks.page.values["store"])
+    for end, minimizer in networks.described.items():
+        assert (minimizer.algorithm, minimizer.seed, minimizer.width) == (*end, 0.1)
+        assert gap(networks.raw[end], store.get(minimizer).state) == 0
+        normal = toroid.normalize(networks.raw[end], networks.symmetry)
+        assert gap(networks.normal[end], normal) == 0
+    record = networks.stored["sam", 1].record
+    row = networks.table("train_loss").iloc[-1]
+    assert row["train_loss"] == record["train_loss"]
+    assert (row["algorithm"], row["seed"], row["failed"]) == ("sam", 1, record["report"]["failed"])
+    assert networks.failed.endswith(" of 4")
+
+
+def test_other_parameters_describe_other_networks(tmp_path):
+    here = page(tmp_path, "flatness")
+    one, other = (here.described(arch="lenet", width=1.0, lr=lr, batch_size=9) for lr in (0.1, 0.2))
+    assert {m.settings["lr"] for m in one.values()} == {0.1}
+    assert {m.settings["lr"] for m in other.values()} == {0.2}
+
+
+def test_the_ends_of_a_path_are_known_from_walking_it(networks, pair):
+    """To the last bit: a path whose ends are given has the numbers of one that is walked whole."""
+    for weights in ("raw", "normalised"):
+        path = toroid.Linear(*pair.states(weights))
+        whole, given_ends = (networks.walks.along(path, 3, e) for e in (None, pair.ends(weights)))
+        for split in ("train", "test"):
+            np.testing.assert_array_equal(whole[split].error, given_ends[split].error)
+            np.testing.assert_array_equal(whole[split].loss, given_ends[split].loss)
+
+
+def test_every_end_is_evaluated_once(networks, pair, monkeypatch):
+    first = pair.ends("raw")
+    monkeypatch.setattr(pages.Walks, "score", None)
+    assert networks.pair(("sam", 1), ("sgd", 0)).ends("raw") == {
+        split: scores[::-1] for split, scores in first.items()
+    }
+
+
+def test_batchnorm_is_estimated_again_where_there_is_one(networks, tmp_path):
+    assert networks.refresh is None
+    values = {"arch": "resnet18", "width": 0.05, "algorithms": ["sgd"]}
+    normed = page(tmp_path, **values).networks()
+    assert normed.refresh is normed.few["train"]
+    state = next(iter(normed.raw.values()))
+    fresh = toroid.refresh(state, normed.model, normed.refresh)
+    assert normed.walks.score(state)["test"] == toroid.evaluate(
+        fresh, normed.model, normed.few["test"], channels_last=True
+    )
+
+
+def test_binary_networks_count_by_their_signs(tmp_path):
+    here = page(tmp_path, "binary", algorithms=["sgd"], subset=60)
+    found = here.networks(take=toroid.binary.signs)
+    weights = [v for k, v in found.raw["sgd", 0].items() if k.endswith("weight")]
+    assert all(v.abs().eq(1).all() for v in weights)
+    assert found.walks.how == {"precision": "int8"}
+    plain = pages.Walks(found.model, found.few, None)
+    assert found.walks.score(found.raw["sgd", 0]) == plain.score(found.raw["sgd", 0])
+
+
+# --- their pairs ---------------------------------------------------------------------------------
+
+
+def test_pairs_of_every_kind(networks):
+    found = [(*p.what.values(), p.key) for p in networks.pairs(each=1)]
+    assert found == [
+        ("SGD-SGD", "0-1", "SGD-SGD.0-1"),
+        ("SGD-SAM", "0-1", "SGD-SAM.0-1"),
+        ("SAM-SAM", "0-1", "SAM-SAM.0-1"),
+    ]
+    assert len([*networks.pairs()]) == 1 + 3 + 1  # pairs_each is 3
+    assert [p.a[0] for p in networks.pairs([("sam", "sgd")], each=2)] == ["sam", "sam"]
+
+
+@pytest.mark.parametrize("method", ["sequential", "coordinate", "activation"])
+@pytest.mark.parametrize("weights", ["raw", "normalised"])
+def test_a_pair_is_aligned_as_by_hand(networks, pair, weights, method):
+    states = networks.states(weights)
+    moved = toroid.align(
+        states[pair.b], to=states[pair.a], symmetry=networks.symmetry, method=method,
+        model=networks.model, inputs=networks.train.images[:500],
+    ).state  # fmt: skip
+    a, b = pair.states(weights, method)
+    assert gap(a, states[pair.a]) == gap(b, moved) == 0
+    assert gap(pair.states(weights)[1], states[pair.b]) == 0
+
+
+def test_a_permutation_found_on_one_form_moves_the_other(networks, pair):
+    """Normalising commutes with it: the moved raw network has the moved normal one as normal form."""
+    _, raw = pair.states("raw", "sequential", by="normalised")
+    _, normal = pair.states("normalised", "sequential")
+    assert gap(toroid.normalize(raw, networks.symmetry), normal) < 1e-5
+    example = networks.train.images[:20]
+    assert toroid.same_function(
+        networks.model, double(networks.raw[pair.b]), double(raw), example.double()
+    )
+
+
+def test_each_alignment_of_a_pair_is_computed_once(pair, monkeypatch):
+    found = {w: pair.alignment("sequential", w) for w in ("raw", "normalised")}
+    monkeypatch.setattr(pages, "align", None)
+    assert pair.alignment() is found["normalised"]
+    assert pair.alignment("sequential", "raw") is found["raw"]
+    assert pair.states("raw", "sequential")[1] is found["raw"].state
+
+
+# --- what pages measure --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def odd():
+    """A network whose units flip, with random weights."""
+    layers = [torch.nn.Flatten(), torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3)]
+    model = torch.nn.Sequential(*layers)
+    symmetry = toroid.find_symmetries(model, torch.zeros(2, 6))
+    return model, symmetry, measures.random_state(model, torch.Generator().manual_seed(0))
+
+
+def test_random_elements_leave_the_function(odd):
+    model, symmetry, state = odd
+    example = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    permutations, factors, signs = measures.random_element(
+        symmetry, torch.Generator().manual_seed(0)
+    )
+    assert {-1, 1} == set(torch.cat([*signs.values()]).tolist())
+    copy = measures.moved(toroid.rescale(state, factors, symmetry), permutations, signs, symmetry)
+    assert measures.gap(state, copy) > 0.1
+    assert toroid.same_function(model, state, copy, example).difference < 1e-10
+    back = toroid.align(copy, to=state, symmetry=symmetry)
+    assert measures.found_again(permutations, back.permutations) == 1
+    again = measures.moved(copy, back.permutations, back.signs, symmetry)
+    assert measures.gap(back.state, again) == 0
+
+
+def test_draws_are_those_of_the_generator(odd):
+    _, symmetry, _ = odd
+    one, same, other = (
+        measures.random_element(symmetry, torch.Generator().manual_seed(seed), spread=0.5)
+        for seed in (3, 3, 4)
+    )
+    for first, second in zip(one, same, strict=True):
+        assert all(torch.equal(v, second[k]) for k, v in first.items())
+    assert any(not torch.equal(v, other[1][k]) for k, v in one[1].items())
+    flat = measures.random_factors(symmetry.scales, torch.Generator().manual_seed(0), spread=0.0)
+    assert all(v.eq(1).all() for v in flat.values())
+
+
+def test_random_states_have_positive_variances_and_keep_counts():
+    model = toroid.models.build("resnet18", (1, 8, 8), 3, 0.05)
+    state = measures.random_state(model, torch.Generator().manual_seed(0))
+    assert all(v.min() >= 0.1 for k, v in state.items() if k.endswith("running_var"))
+    assert all(v.dtype == torch.float64 for v in state.values() if v.is_floating_point())
+    assert state["1.num_batches_tracked"] == 0
+
+
+def test_a_temperature_restores_the_loss(networks):
+    raw, part, model = double(networks.raw["sgd", 0]), networks.few["train"], networks.model
+    normal = toroid.normalize(raw, networks.symmetry)
+    part = toroid.data.Dataset(part.images.double(), part.labels, part.classes)
+    factor = toroid.same_function(model, raw, normal, part.images).factor
+    wanted = toroid.evaluate(raw, model, part).loss
+    assert measures.loss(raw, model, part) == pytest.approx(wanted, rel=1e-12)
+    assert measures.loss(normal, model, part, factor) == pytest.approx(wanted, rel=1e-10)
+    assert measures.loss(normal, model, part) != pytest.approx(wanted, rel=1e-3)
+
+
+@given(st.floats(0.01, 100), st.integers(0, 100))
+def test_networks_apart_are_so_in_any_unit(scale, seed):
+    draw = torch.Generator().manual_seed(seed)
+    a, b = ({"w": torch.randn(4, 3, generator=draw, dtype=torch.float64)} for _ in "ab")
+    found = measures.apart(a, b, ["w"])
+    assert 0 < found <= 2
+    scaled = ({"w": scale * s["w"]} for s in (b, a))
+    assert measures.apart(*scaled, ["w"]) == pytest.approx(found)
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_errors_of_minimizers_are_counted(networks):
+    table = networks.table("train_loss")
+    found, few = tables.errors(table), tables.errors(table.drop(columns="train_loss"))
+    mean = 100 * table.loc[table["algorithm"] == "sam", "test_error"].mean()
+    assert found.loc["sam", "test_error"] == f"{mean:.2f} %"
+    assert (found.loc["sgd", "networks"], "train_loss" in few) == (2, False)
+    assert tables.errors(table.assign(failed=["why", "", None, ""]))["failed"].tolist() == [
+        "1 of 2",
+        "0 of 2",
+    ]
+
+
+def test_trainings_are_summed_up():
+    row = {"algorithm": "sgd", "train_loss": 0.5, "norm": 3.0, "seconds": 2.0, "failed": None}
+    rows = [{**row, "train_error": e, "test_error": 2 * e} for e in (0.01, 0.03)]
+    found = tables.training(pd.DataFrame(rows)).loc["sgd"]
+    assert found["train error (%)"] == "2.00 (1.00 to 3.00)"
+    assert found["train loss"] == "0.5000 (0.5000 to 0.5000)"
+    assert (found["seconds"], found["failed"]) == ("2", "0 of 2")
+
+
+def test_the_heights_of_walked_paths(networks, pair):
+    path = toroid.Linear(*pair.states("raw"))
+    walked = networks.walks.along(path, 3)
+    found = pd.concat(tables.labelled(walked, path=name) for name in ("segment", "chain"))
+    got = tables.heights(found)
+    assert len(got) == 6
+    for split, curve in walked.items():
+        assert got[f"segment, {split}"] == got[f"chain, {split}"] == curve.error.max()
+        assert got[f"corner, {split}"] == curve.error[1]
+
+
+def test_a_matrix_holds_every_distance_twice():
+    names, rng = ["a", "b", "c"], np.random.default_rng(0)
+    rows = [{"first": x, "second": y, "d": rng.random()} for x, y in combinations(names, 2)]
+    found = tables.matrix(pd.DataFrame(rows), names, "d")
+    assert (found.to_numpy() == found.to_numpy().T).all()
+    assert (np.diag(found) == 0).all()
+    assert all(found.loc[r["second"], r["first"]] == r["d"] for r in rows)
+
+
+def test_figures_are_drawn_in_the_books_style():
+    table = pd.DataFrame({"layer": ["1", "output"], "unit": 0, "before": [2.0, 3.0], "after": 1.0})
+    figure = plotting.norms(table)
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    assert figure.dpi == 110
+    lines = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines] == [[2.0], [3.0]]
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[1.0], [1.0]]
+    plotting.plt.close(figure)
+
+
+def test_planted_copies_are_drawn():
+    columns = ["inner products, raw", "cosines, raw", "cosines, normalised"]
+    middles = {"middle, raw": 0.5, "middle, normalised": 0.0}
+    rows = [{"seed": i, "s": s, **dict.fromkeys(columns, 1 - 0.1 * s * i), **middles}
+            for i in (0, 1) for s in (0.0, 1.0)]  # fmt: skip
+    figure = plotting.planted(pd.DataFrame(rows))
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[1.0, 0.95]] * 3
+    assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[50.0] * 2, [0.0] * 2]
+    plotting.plt.close(figure)
