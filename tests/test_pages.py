@@ -147,10 +147,11 @@ def test_batchnorm_is_estimated_again_where_there_is_one(networks, tmp_path):
     normed = page(tmp_path, **values).networks()
     assert normed.refresh is normed.few["train"]
     state = next(iter(normed.raw.values()))
-    fresh = toroid.refresh(state, normed.model, normed.refresh)
-    assert normed.walks.score(state)["test"] == toroid.evaluate(
-        fresh, normed.model, normed.few["test"], channels_last=True
-    )
+    how = {"channels_last": True}
+    fresh = toroid.refresh(state, normed.model, normed.refresh, **how)
+    wanted = toroid.evaluate(fresh, normed.model, normed.few["test"], **how)
+    assert normed.walks.score(state)["test"] == wanted
+    assert wanted != toroid.evaluate(state, normed.model, normed.few["test"], **how)
 
 
 def test_binary_networks_count_by_their_signs(tmp_path):
