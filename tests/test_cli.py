@@ -48,7 +48,7 @@ def test_explain_lists_every_parameter():
 def test_a_mistake_is_a_message_not_a_traceback(words, message, monkeypatch):
     monkeypatch.setattr(notebooks, "run", lambda *words: pytest.fail("was run"))
     result = invoke(*words)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.output.startswith("Error: ")
     assert message in result.output
 
@@ -113,9 +113,11 @@ def test_a_run_lists_what_it_has_written_where_it_has(clone, monkeypatch):
 
 
 def test_a_run_that_fails_says_why_and_where(clone):
-    result = invoke("run", "bend", "--preset", "mnist", "-o", "mine")
+    page = clone / "book" / "bend.ipynb"
+    page.write_text(page.read_text().replace('parameters.check(globals(), \\"bend\\")', "1 / 0"))
+    result = invoke("run", "bend", "-o", "mine")
     assert result.exit_code == 1
-    assert "Error: FileNotFoundError: mnist is not in" in result.output
+    assert "Error: ZeroDivisionError: division by zero" in result.output
     assert f"The notebook up to there: {clone / 'mine' / 'bend.ipynb'}" in result.output
     assert (clone / "mine" / "bend.ipynb").exists()
     assert "Traceback" not in result.output

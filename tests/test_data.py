@@ -109,6 +109,71 @@ def test_mnist_is_read_in_torchvisions_layout(tmp_path):
     assert train.labels.tolist() == [k % 10 for k in range(40)]
 
 
+@pytest.mark.parametrize("file", ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3"])
+@pytest.mark.parametrize("kept", [0, 3, 9, 300, None])
+def test_a_cut_mnist_file_is_named_with_what_is_wrong(file, kept, tmp_path):
+    write_mnist(tmp_path, 400)
+    path = tmp_path / "MNIST" / "raw" / f"{file}-ubyte"
+    text = path.read_bytes()
+    path.write_bytes(text[:kept] if kept is not None else b"GIF" + text[3:])
+    with pytest.raises(ValueError, match=f"{path} has .* bytes, not the .*Remove it and fetch it"):
+        data.load("mnist", root=tmp_path)
+
+
+def test_a_damaged_label_makes_no_new_class(tmp_path):
+    write_mnist(tmp_path, 40)
+    path = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([250]))
+    with pytest.raises(ValueError, match=r"mnist/train in .* has the label 250; .*0 to 9"):
+        data.load("mnist", root=tmp_path)
+
+
+def test_a_cifar10_folder_that_lacks_a_file_is_not_missing(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(ValueError, match="cifar-10-batches-py lacks a file of CIFAR-10"):
+        data.load("cifar10", root=tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, 90])
+def test_a_cut_image_is_named_with_what_is_wrong(kept, tmp_path):
+    write_class_folders(tmp_path)
+    path = tmp_path / "train" / "bee" / "2.png"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"{path} cannot be read as an image: .*Replace it"):
+        data.load(str(tmp_path))
+
+
+def write_grey(folder, *images):
+    for split in ("train", "test"):
+        (folder / split / "x").mkdir(parents=True)
+        for k, pixels in enumerate(images):
+            ending = "tiff" if pixels.dtype.kind == "f" else "png"
+            Image.fromarray(pixels).save(folder / split / "x" / f"{k}.{ending}")
+
+
+def test_images_of_16_bits_keep_their_levels(tmp_path):
+    levels = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    write_grey(tmp_path / "deep", levels)
+    write_grey(tmp_path / "shallow", (levels // 257).astype(np.uint8))
+    deep, _ = data.load(str(tmp_path / "deep"))
+    shallow, _ = data.load(str(tmp_path / "shallow"))
+    assert deep.shape == (1, 16, 16)
+    assert torch.allclose(deep.images, shallow.images, atol=1e-5)
+    assert len(deep.images.unique()) == 256
+    again, _ = data.load(str(tmp_path / "deep"))
+    assert torch.equal(deep.images, again.images)
+
+
+def test_images_of_two_depths_or_of_floating_numbers_are_refused(tmp_path):
+    grey = np.full((4, 4), 7, np.uint8)
+    write_grey(tmp_path / "mixed", grey, grey.astype(np.uint16))
+    with pytest.raises(ValueError, match="differ in size or depth"):
+        data.load(str(tmp_path / "mixed"))
+    write_grey(tmp_path / "floating", grey.astype(np.float32))
+    with pytest.raises(ValueError, match=r"0\.tiff .* floating; save it with 8 or 16 bits"):
+        data.load(str(tmp_path / "floating"))
+
+
 def test_what_is_missing_says_how_to_get_it(tmp_path):
     for name in ("mnist", "fashion-mnist", "cifar10"):
         with pytest.raises(

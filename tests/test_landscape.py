@@ -255,6 +255,10 @@ def test_bad_input_says_what_is_wrong(digits):
         toroid.evaluate({**state, "1.bias": torch.zeros(7)}, model, digits)
     with pytest.raises(ValueError, match="at least two ascending places"):
         toroid.along(toroid.Linear(state, state), model, digits, points=[0.5, 0.2])
+    nan, inf = float("nan"), float("inf")
+    for points in ([0, nan, 1], [nan, 1], [0, nan], [0, 1, inf], [[0, 1], [0, 1]], 0.5, [], 1):
+        with pytest.raises(ValueError, match="it takes at least two ascending places"):
+            toroid.along(toroid.Linear(state, state), model, digits, points=points)
     with pytest.raises(ValueError, match="'nothing' is empty"):
         toroid.evaluate(state, model, Dataset(digits.images[:0], digits.labels[:0], 10, "nothing"))
     with pytest.raises(ValueError, match="only one of the two states"):

@@ -1,8 +1,10 @@
 """Kept runs: what they are called, and that each says where it comes from."""
 
 import json
+import re
 
 import pytest
+from test_data import write_class_folders
 from toroid import data
 from toroid.book import parameters, references
 
@@ -59,7 +61,8 @@ def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
     for place in (run.parent, results):
         place.mkdir()
     (results / "minimizers.csv").write_text("a\n1\n")
-    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, "results": str(results)}}
+    here = {"results": str(results), "store": str(tmp_path / "store")}
+    info = {"stamp": "s", "commit": "c", "parameters": {"width": 0.5, **here}}
     run.write_text(json.dumps({"metadata": {"toroid": info}, "cells": []}))
     page = (parameters.root() / "book" / "minimizers.ipynb").read_bytes()
     (tmp_path / "book" / "minimizers.ipynb").write_bytes(page)
@@ -79,3 +82,41 @@ def test_a_kept_run_without_a_data_set_is_labelled_by_its_preset():
     (run,) = references.kept("shallow", "predictions")
     assert run.label == "large"
     assert run.made.startswith("large: ")
+
+
+def test_a_folder_of_images_is_kept_by_its_name(tmp_path, monkeypatch):
+    write_class_folders(tmp_path / "insects")
+    (tmp_path / "book").mkdir()
+    (tmp_path / "_toc.yml").touch()
+    (tmp_path / "book" / "bend.ipynb").write_bytes(parameters.path_of("bend").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    values = {"dataset": str(tmp_path / "insects"), "results": str(tmp_path)}
+    run = tmp_path / "bend.ipynb"
+    run.write_text(json.dumps({"metadata": {"toroid": {"parameters": values}}, "cells": []}))
+    text = (references.keep(run, "mine") / "provenance.json").read_text()
+    assert str(tmp_path) not in text
+    kept = json.loads(text)
+    assert kept["parameters"] == {"dataset": "insects"}
+    assert kept["data"]["sha256"] == data.sha256(str(tmp_path / "insects"))
+
+
+def test_a_kept_run_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder, new = tmp_path / "kept", tmp_path / "new.csv"
+    new.write_text("new")
+    references._replace(folder, [new], {"a.json": "1"})
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(references, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        references._replace(folder, [new], {"a.json": "2"})
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {"new.csv": "new", "a.json": "1"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "new.csv"]
+
+
+def test_kept_runs_speak_of_no_machine():
+    paths = list((parameters.root() / "book" / "reference").glob("*/provenance.json"))
+    assert paths
+    for path in paths:
+        assert not re.search(r'"(/|~|[A-Z]:)', path.read_text()), path

@@ -13,6 +13,8 @@ def main() -> None:
         raise SystemExit(
             f'{error}. The command line needs more than the library: pip install "toroid[book]"'
         ) from error
+    except KeyboardInterrupt:  # while the rest of its packages load
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +142,8 @@ def load(
 
     Raises:
         FileNotFoundError: If the data is not there; says how to get it.
-        ValueError: If there is no such data set.
+        ValueError: If there is no such data set, or a file of it is damaged or of another kind;
+            names the file.
 
     Example:
         >>> train, test = load("digits")
@@ -276,7 +279,8 @@ def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
     for split in ("train", "test"):
         try:
             source = maker(str(folder), train=split == "train", download=download)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, AssertionError) as error:
+            _check_files(name, folder, split)
             if download:
                 raise
             raise FileNotFoundError(
@@ -284,10 +288,41 @@ def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
                 "that holds it, or fetch it there once: python -c "
                 f'"import toroid; toroid.data.load({name!r}, root={str(folder)!r}, download=True)"'
             ) from error
-        images = torch.as_tensor(np.asarray(source.data))
+        images, labels = torch.as_tensor(np.asarray(source.data)), torch.as_tensor(source.targets)
+        if len(labels) and int(labels.max()) > 9:
+            raise ValueError(
+                f"{name}/{split} in {folder.resolve()} has the label {int(labels.max())}; its "
+                "labels are 0 to 9: the file is damaged. Remove it and fetch it again"
+            )
         images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
-        parts[split] = (images, torch.as_tensor(source.targets))
+        parts[split] = (images, labels)
     return parts
+
+
+def _check_files(name: str, folder: Path, split: str) -> None:
+    """Of files that torchvision did not take: which is there, and is not what was published."""
+    again = "it is damaged. Remove it and fetch it again"
+    if name == "cifar10":
+        if (found := folder / "cifar-10-batches-py").is_dir():
+            raise ValueError(f"{found} lacks a file of CIFAR-10, or has another: {again}")
+        return
+    raw = folder / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name] / "raw"
+    for kind, magic, numbers in (("images-idx3", 2051, 4), ("labels-idx1", 2049, 2)):
+        path = raw / f"{'train' if split == 'train' else 't10k'}-{kind}-ubyte"
+        if not path.is_file():
+            continue
+        whole = _idx_size(path, magic, numbers)
+        if not whole or path.stat().st_size != whole:
+            told = f"{whole} that its head says" if whole else "many of an IDX file"
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, not the {told}: {again}")
+
+
+def _idx_size(path: Path, magic: int, numbers: int) -> int:
+    """The size that an IDX file's head tells; 0 if it has no such head."""
+    with path.open("rb") as file:
+        head = file.read(4 * numbers)
+    told = struct.unpack(f">{numbers}I", head.ljust(4 * numbers, b"\0"))
+    return 4 * numbers + prod(told[1:]) if told[0] == magic and len(head) == 4 * numbers else 0
 
 
 def _class_folders(folder: Path) -> dict[str, Arrays]:
@@ -339,18 +374,34 @@ def _decode(folder: Path) -> Arrays:
     for image, label in tqdm(source, desc=f"decoding {folder}", leave=False):
         images.append(np.asarray(image))
         labels.append(label)
-    shapes = {image.shape for image in images}
-    if len(shapes) != 1:
-        raise ValueError(f"the images in {folder} differ in size: {sorted(shapes)[:4]}")
+    kinds = {(image.shape, str(image.dtype)) for image in images}
+    if len(kinds) != 1:
+        raise ValueError(f"the images in {folder} differ in size or depth: {sorted(kinds)[:4]}")
     stacked = torch.from_numpy(np.stack(images))
     channels_first = stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
     return channels_first.contiguous(), torch.tensor(labels)
 
 
-def _read(path: str) -> Image.Image:
-    """An image in grey if it is stored in grey, else in colour."""
-    with Image.open(path) as image:
-        return image.convert("L" if image.mode in ("1", "L") else "RGB")
+def _read(path: str) -> Image.Image | np.ndarray:
+    """An image in grey if it is stored in grey, else in colour; one of 16 bits as its own kind."""
+    try:
+        with Image.open(path) as image:
+            if image.mode == "F":
+                raise ValueError("its numbers are floating; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):
+                return _deep(np.asarray(image))
+            return image.convert("L" if image.mode in ("1", "L") else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of a broken file
+        raise ValueError(
+            f"{path} cannot be read as an image: {error}. Replace it, or take it out of the folder"
+        ) from error
+
+
+def _deep(pixels: np.ndarray) -> np.ndarray:
+    """Grey levels of 16 bits as numbers from 0 to 1, which 8 bits do not hold."""
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("its numbers are not of 16 bits; save it with 8 or 16 bits")
+    return (pixels / 65535).astype(np.float32)
 
 
 def check_data(data: object) -> None:

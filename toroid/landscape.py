@@ -156,7 +156,8 @@ def along(
 def _places(points: int | Sequence[float]) -> np.ndarray:
     count = isinstance(points, (int, np.integer))
     places = np.linspace(0, 1, int(points)) if count else np.asarray(points, float)  # type: ignore
-    if len(places) < 2 or (np.diff(places) <= 0).any():
+    ascend = places.ndim == 1 and len(places) > 1 and (np.diff(places) > 0).all()  # no NaN does
+    if not ascend or not np.isfinite(places).all():
         raise ValueError(
             f"points is {points}; it takes at least two ascending places, or their number"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -17,7 +19,7 @@ class _Table(Directive):
 
     def run(self) -> list[nodes.Node]:
         container = nodes.container()
-        lines = ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines = ["| " + " | ".join(row) + " |" for row in self.rows()]  # `plain` made the cells
         lines.insert(1, "|---" * lines[0].replace("\\|", "").count(" | ") + "|---|")
         self.state.nested_parse(StringList(lines, source="directives"), 0, container)
         return container.children
@@ -26,13 +28,26 @@ class _Table(Directive):
         raise NotImplementedError
 
 
+def plain(text: object) -> str:
+    """A text that Markdown and HTML show as it is, in one cell."""
+    marked = re.sub(r"([\\`*_{}\[\]!|~$])", r"\\\1", " ".join(str(text).split()))
+    return html.escape(marked, quote=False)
+
+
+def code(text: object) -> str:
+    """A text as code, in one cell."""
+    shown = " ".join(str(text).split()).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`"
+
+
 class Parameters(_Table):
     """``{parameters} NAME``: the parameters of a notebook, from its parameters cell."""
 
     def rows(self) -> list[list[str]]:
         rows = [["parameter", "type", "default", "meaning"]]
         for p in parameters.declared(self.arguments[0]).values():
-            rows.append([f"`{p.name}`", f"`{p.type}`", f"`{json.dumps(p.default)}`", p.help])
+            rows.append([code(p.name), code(p.type), code(json.dumps(p.default)), plain(p.help)])
         return rows
 
 
@@ -43,8 +58,10 @@ class Runs(_Table):
         rows = [["page", "seconds", "machine", "Python", "torch", "presets"]]
         for name in parameters.names():
             info = notebooks.run_info(name)
-            what = [str(info.get(key, "-")) for key in ("seconds", "device", "python", "torch")]
-            rows.append([f"[{name}]({name}.ipynb)", *what, ", ".join(parameters.presets(name))])
+            keys = ("seconds", "device", "python", "torch")
+            what = [plain(info.get(key, "-")) for key in keys]
+            presets = plain(", ".join(parameters.presets(name)))
+            rows.append([f"[{plain(name)}](<{name}.ipynb>)", *what, presets])
         return rows
 
 

@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import joblib
 
-from .. import data
 from ..minimizers import Store
-from . import notebooks, parameters, references, sweeps
+from . import notebooks, parameters, references, relations, sweeps
+from .parameters import ParameterError
+
+
+class Refused(click.ClickException):
+    """What was asked for cannot be done as it was asked; nothing was written."""
+
+    exit_code = 2
+
+
+def _told(error: BaseException) -> str:
+    """What the system says, without its number."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def _friendly() -> Iterator[None]:
+    """What the user can mend is a message, not a traceback; an interrupt is a word."""
+    try:
+        yield
+    except (ParameterError, FileNotFoundError) as error:
+        raise Refused(str(error)) from error
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(
+            f"{place}{_told(error)}; what was finished is kept: mend it, and give the "
+            "same command again"
+        ) from error
+    except KeyboardInterrupt:
+        click.echo("\nStopped.", err=True)
+        raise SystemExit(130) from None
+
+
+class _Folder(click.Path):
+    """A folder; an empty word, as of a variable that is not set, is not the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; give a folder, or leave it out", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,14 +70,14 @@ def main() -> None:
 @main.command("list")
 def list_() -> None:
     """The figures, their presets, and how long the quick one took."""
-    for name in parameters.names():
-        seconds = notebooks.run_info(name).get("seconds")
-        took = f"{seconds:.0f} s" if seconds else "not run"
-        stale = "" if notebooks.fresh(name) else ", stale"
-        click.echo(f"{name:14}  {notebooks.title(name)}")
-        click.echo(
-            f"{'':14}  presets: {', '.join(parameters.presets(name))} (quick: {took}{stale})"
-        )
+    with _friendly():
+        for name in parameters.names():
+            seconds = notebooks.run_info(name).get("seconds")
+            took = f"{seconds:.0f} s" if seconds else "not run"
+            stale = "" if notebooks.fresh(name) else ", stale"
+            click.echo(f"{name:14}  {notebooks.title(name)}")
+            presets = ", ".join(parameters.presets(name))
+            click.echo(f"{'':14}  presets: {presets} (quick: {took}{stale})")
 
 
 @main.command()
@@ -62,7 +105,7 @@ def explain(name: str) -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=_Folder(path_type=Path, file_okay=False),
     help="Folder to write to, instead of a new one in runs/.",
 )
 @click.option(
@@ -74,12 +117,18 @@ def run(
     name: str, assignments: tuple[str, ...], title: str, output: Path | None, reference: bool
 ) -> None:
     """Run the figure NAME; the notebook and its results go into a new folder under runs/."""
-    with _friendly():
-        values = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
-        _check_dataset(values.get("dataset"))
-        folder = (output or _folder(f"{name}-{title}", reference)).resolve()
-        values = _from_here({"results": str(folder), **values})
-        os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
+    with _friendly(), ExitStack() as made:
+        given = {**parameters.preset(name, title), **parameters.parse(name, list(assignments))}
+        values = _checked(name, given)
+        usual = parameters.root() / "runs" / f"{name}-{title}"
+        if output is None and not reference:
+            usual = usual.with_name(f"{usual.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = made.enter_context(_made(output or usual, new=not (output or reference)))
+        values = {"results": str(folder), **values}
+        for place in _places(values):
+            made.enter_context(_made(place))
+        if reference and not output:
+            _forget_tables(folder)
         before = _tables(values["results"])
         notebook = _executed(name, values, folder / f"{name}.ipynb")
         if reference:
@@ -89,32 +138,74 @@ def run(
         click.echo(f"results:  {path}")
 
 
-def _check_dataset(name: str | None) -> None:
-    """A mistyped name is found here, not minutes later in the notebook."""
-    if name and name not in data.DATASETS and not Path(name).expanduser().is_dir():
-        raise parameters.ParameterError(
-            f"dataset is {name!r}; it can be {', '.join(data.DATASETS)}, or a folder of images"
-        )
+def _checked(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not go together is found here, not minutes later; folders are the caller's."""
+    os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
+    complete = parameters.check_together(name, values)
+    try:
+        relations.check_data(complete)
+        return _from_here(values)
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
 
 
-def _folder(name: str, reference: bool) -> Path:
-    """A new folder in ``runs/``; of a run that is kept, always the same, without older tables."""
-    folder = parameters.root() / "runs" / name
-    if not reference:
-        return _new(folder.with_name(f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+@contextmanager
+def _made(folder: Path, new: bool = False) -> Iterator[Path]:
+    """A folder that can be written to; after an error, what was made and is empty is not there.
+
+    A new one has a number if another run that began in the same second has its name.
+    """
+    made: list[Path] = []
+    try:
+        folder = folder.resolve()
+        ahead = folder.parents if new else (folder, *folder.parents)
+        made = [place for place in ahead if not place.exists()]
+        if new:
+            folder = _claimed(folder)
+            made.insert(0, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        _remove_empty(made)
+        why = "it is a file" if isinstance(error, FileExistsError) else _told(error)
+        raise ParameterError(
+            f"{folder} cannot be written to ({why}); give another folder, or make room"
+        ) from error
+    try:
+        yield folder
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _claimed(folder: Path) -> Path:
+    """Make a folder that nobody else has made, under the first number that is free."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for count in itertools.count(2):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+        folder = folder.with_name(f"{folder.name.removesuffix(f'-{count - 1}')}-{count}")
+    raise AssertionError("there is always another number")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _places(values: Mapping[str, Any]) -> list[Path]:
+    """Where a run writes, beside its own folder."""
+    store = [Store(values["store"] or None).folder] if "store" in values else []
+    return [Path(values["results"]), *store]
+
+
+def _forget_tables(folder: Path) -> None:
+    """Of a run that is kept: tables of a run before it are not its own."""
     for path in folder.glob("*.csv"):
         path.unlink()
-    return folder
-
-
-def _new(folder: Path, count: int = 1) -> Path:
-    """Make a folder, numbered if another run that began in the same second has it."""
-    numbered = folder if count == 1 else folder.with_name(f"{folder.name}-{count}")
-    try:
-        numbered.mkdir(parents=True)
-    except FileExistsError:
-        return _new(folder, count + 1)
-    return numbered
 
 
 def _tables(folder: str) -> set[tuple[Path, int]]:
@@ -133,22 +224,26 @@ def _executed(name: str, values: dict[str, Any], output: Path) -> Path:
             f"{error.ename}: {error.evalue}\nThe notebook up to there: {output}"
         ) from error
     except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped. The notebook up to there: {output}\nWhat was finished is kept; to go on, "
-            f"give the same command with -o {output.parent}",
-            err=True,
-        )
+        click.echo(f"\nStopped. {_left(output)}", err=True)
         raise SystemExit(130) from None
 
 
-def _from_here(values: dict[str, Any]) -> dict[str, Any]:
+def _left(output: Path) -> str:
+    """What a run that was stopped has left."""
+    if not output.exists():
+        return "Nothing was written."
+    return (
+        f"The notebook up to there: {output}\nWhat was finished is kept; to go on, give the same "
+        f"command with -o {output.parent}"
+    )
+
+
+def _from_here(values: Mapping[str, Any]) -> dict[str, Any]:
     """Folders as the caller means them: a notebook runs in ``book/``."""
     folders = {key for key in ("results", "store") if values.get(key)}
-    if Path(values.get("dataset") or "-").expanduser().is_dir():
+    if (name := values.get("dataset")) and relations.is_folder(name):
         folders.add("dataset")
-    return {
-        k: str(Path(v).expanduser().resolve()) if k in folders else v for k, v in values.items()
-    }
+    return {k: str(relations.expanded(v)) if k in folders else v for k, v in values.items()}
 
 
 @main.command()
@@ -167,7 +262,7 @@ def _from_here(values: dict[str, Any]) -> dict[str, Any]:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=_Folder(path_type=Path, file_okay=False),
     help="Folder to write to; by default one in runs/, the same for the same grid.",
 )
 @click.option("--reference", metavar="TITLE", help="Keep the tables in book/reference/.")
@@ -176,12 +271,15 @@ def sweep(
     where: str | None, output: Path | None, reference: str | None,
 ) -> None:  # fmt: skip
     """Run the figure NAME at every place of a grid of its parameters; given again, it goes on."""
-    with _friendly():
-        shared = _from_here(parameters.preset(name, title))
-        found = sweeps.grid(name, assignments, over, **shared)
-        folder = output or parameters.root() / "runs" / f"sweep-{name}-{found.digest}"
+    with _friendly(), ExitStack() as made:
+        found = sweeps.grid(name, assignments, over, **parameters.preset(name, title))
+        for place in found.places:
+            _checked(name, {**found.fixed, **place})
+        varied = {k: [_from_here({k: v})[k] for v in listed] for k, listed in found.varied.items()}
+        found = replace(found, fixed=_from_here(found.fixed), varied=varied)
+        usual = parameters.root() / "runs" / f"sweep-{name}-{found.digest}"
+        folder = made.enter_context(_made(output or usual))
         click.echo(f"{len(found.places)} runs of {name}{_estimate(found, jobs)}; in {folder}")
-        os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
         with sweeps.cluster(where):
             swept = sweeps.sweep(found, folder, n_jobs=None if where else jobs)
     for table in swept.tables:
@@ -225,7 +323,9 @@ def store() -> None:
     """The trained minimizers: what is there, whether it is sound."""
 
 
-_FOLDER = click.option("--folder", help="The store; by default the usual one.")
+_FOLDER = click.option(
+    "--folder", type=_Folder(file_okay=False), help="The store; by default the usual one."
+)
 
 
 @store.command("list")
@@ -267,14 +367,3 @@ def store_prune(folder: str | None) -> None:
     """Set damaged minimizers aside, and delete files that no minimizer names."""
     for path in Store(folder).prune():
         click.echo(f"{'set aside' if path.exists() else 'deleted'}: {path}")
-
-
-class _friendly:
-    """A wrong parameter is the user's to mend: a message, no traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (parameters.ParameterError, FileNotFoundError)):
-            raise click.ClickException(str(error)) from error

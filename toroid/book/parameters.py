@@ -4,7 +4,8 @@ The cell tagged ``parameters`` is the only declaration. Each of its lines reads
 ``name: type = default  # help (range)``: papermill lists it, command line and notebook check
 against it. A range ends the help: ``(0.1 to 4)`` for numbers, and for each number in a list;
 ``(one of a, b)`` for words. After a semicolon it says more: ``(-1 to 8; not 0)``, and of a list
-``(0 to 9; two or more)``. The entries of a list are distinct.
+``(0 to 9; two or more)``. The entries of a list are distinct, and ascend where the help reads
+``, ascending`` before the range. A word is empty only where the help says ``empty for`` what.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
+
+from . import presets as files
+from . import relations
 
 __all__ = [
     "Parameter", "ParameterError", "check", "declared", "names", "parse", "preset", "presets",
@@ -28,6 +34,8 @@ _MORE = r"(?:; (?:not (?P<never>\S+)|(?P<least>two|three) or more))?\)$"
 _RANGE = re.compile(r"\((\S+) to ([^\s;]+)" + _MORE)
 _CHOICES = re.compile(r"\(one of ([^);]*)" + _MORE)
 _COUNTS = {None: 1, "two": 2, "three": 3}
+_shown = Repr()  # a message is short, whatever was given
+_shown.maxstring = _shown.maxother = _shown.maxlong = 100
 
 
 class ParameterError(ValueError):
@@ -65,35 +73,60 @@ class Parameter:
         if len(entries) < _COUNTS[least]:
             raise ParameterError(
                 f"{self.name} takes a {self.type} with at least {least or 'one'} "
-                f"{'entries' if least else 'entry'}, got {value!r}"
+                f"{'entries' if least else 'entry'}, got {_shown.repr(value)}"
             )
-        if twice := [entry for entry in entries if entries.count(entry) > 1]:
-            raise ParameterError(f"{self.name} has {twice[0]!r} twice; its entries are distinct")
+        if len(set(entries)) < len(entries):
+            twice = next(entry for entry in entries if entries.count(entry) > 1)
+            raise ParameterError(f"{self.name} has {twice!r} twice; its entries are distinct")
+        if ", ascending" in self.help and entries != sorted(entries):
+            raise ParameterError(f"{self.name} is {_shown.repr(value)}; its entries must ascend")
         return entries
 
     def _one(self, value: Any, kind: str) -> Any:
-        if kind == "float" and type(value) is int:
+        if kind == "float" and type(value) is int and abs(value) < 1e300:
             value = float(value)
         if type(value) is not _TYPES[kind]:
             raise ParameterError(
-                f"{self.name} takes {self.type}, got {value!r} ({type(value).__name__})"
+                f"{self.name} takes {self.type}, got {_shown.repr(value)} ({type(value).__name__})"
+                + _as_number(kind, value)
             )
+        if kind == "float" and not math.isfinite(value):
+            raise ParameterError(f"{self.name} is {value}; it takes a finite number")
+        if kind == "str":
+            self._check_word(value)
         if found := _RANGE.search(self.help):
             never = found["never"]
             low, high = map(float, found.groups()[:2])
             if not low <= value <= high or (never and value == float(never)):
                 raise ParameterError(
-                    f"{self.name} is {value!r}; it can be {found[1]} to {found[2]}"
+                    f"{self.name} is {_shown.repr(value)}; it can be {found[1]} to {found[2]}"
                     + (f", not {never}" if never else "")
                 )
         if found := _CHOICES.search(self.help):
             choices = [word.strip() for word in found[1].split(",")]
             if value not in choices:
                 raise ParameterError(
-                    f"{self.name} is {value!r}; it can be {', '.join(choices)}"
+                    f"{self.name} is {_shown.repr(value)}; it can be {', '.join(choices)}"
                     + _nearest(value, choices)
                 )
         return value
+
+    def _check_word(self, value: str) -> None:
+        if not value.strip() and "empty for" not in self.help:
+            raise ParameterError(f"{self.name} is empty; it takes {self.help}")
+        if not value.isprintable():
+            raise ParameterError(
+                f"{self.name} is {_shown.repr(value)}; it takes letters that can be printed"
+            )
+
+
+def _as_number(kind: str, value: Any) -> str:
+    """Why 1e-3 in a preset is a word: YAML's numbers have a point."""
+    try:
+        _TYPES[kind](value if isinstance(value, str) and kind in ("int", "float") else "no")
+    except ValueError:
+        return ""
+    return "; in YAML a number stands without quotes, and one with an exponent has a point: 1.0e-3"
 
 
 def _nearest(word: str, choices: list[str]) -> str:
@@ -187,8 +220,8 @@ def validate(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise ParameterError(
-                f"{name} has no parameter {key!r}; it has {', '.join(known)}"
-                + _nearest(key, [*known])
+                f"{name} has no parameter {_shown.repr(key)}; it has {', '.join(known)}"
+                + _nearest(str(key), [*known])
             )
     return {key: known[key].convert(value) for key, value in values.items()}
 
@@ -204,7 +237,7 @@ def check(namespace: dict[str, Any], name: str) -> None:
         name: The notebook's name.
 
     Raises:
-        ParameterError: As `validate`.
+        ParameterError: As `validate` and `check_together`.
     """
     plain = (bool, int, float, str, list, tuple, dict)
     given = {
@@ -213,6 +246,25 @@ def check(namespace: dict[str, Any], name: str) -> None:
         if isinstance(value, plain) and not key.startswith("_") and key not in ("In", "Out")
     }
     namespace.update(validate(name, given))
+    check_together(name, namespace)
+
+
+def check_together(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a notebook, and whether they go together.
+
+    Args:
+        name: Notebook.
+        values: Some or all parameters, each valid; the others are the notebook's.
+
+    Raises:
+        ParameterError: As `toroid.book.relations.check_together` says.
+    """
+    complete = {key: values.get(key, p.default) for key, p in declared(name).items()}
+    try:
+        relations.check_together(name, complete)
+    except ValueError as error:
+        raise ParameterError(str(error)) from error
+    return complete
 
 
 def parse(name: str, assignments: list[str]) -> dict[str, Any]:
@@ -223,13 +275,19 @@ def parse(name: str, assignments: list[str]) -> dict[str, Any]:
         assignments: E.g. ``["width=0.5", "seeds=0,1,2"]``.
 
     Raises:
-        ParameterError: As `validate`, and if a word cannot be read in the declared type.
+        ParameterError: As `validate`, and if a name is given twice, or a word cannot be read in
+            the declared type.
     """
     known, values = declared(name), {}
     for word in assignments:
         key, equals, text = word.partition("=")
         if not equals:
-            raise ParameterError(f"a parameter is given as name=value, not {word!r}")
+            raise ParameterError(
+                f"a parameter is given as name=value, not {word!r}; `toroid explain {name}` lists "
+                "them"
+            )
+        if key in values:
+            raise ParameterError(f"{key} is given twice; give it once")
         values[key] = _from_text(known[key], text) if key in known else text
     return validate(name, values)
 
@@ -254,20 +312,34 @@ def _from_text(parameter: Parameter, text: str) -> Any:
 def preset(name: str, title: str) -> dict[str, Any]:
     """The values of ``book/params/<name>.<title>.yaml``; ``quick`` is the notebook as it stands.
 
-    Raises:
-        ParameterError: If there is no such preset, or as `validate`.
-    """
-    import yaml
+    Args:
+        name: Notebook.
+        title: Preset.
 
+    Raises:
+        ParameterError: If there is no such preset, its file is not as it must be (the file and the
+            line are named), or as `validate`.
+    """
+    path_of(name)
+    if title not in presets(name):
+        raise ParameterError(
+            f"{name} has no preset {title!r}; it has {', '.join(presets(name))}"
+            + _nearest(title, presets(name))
+        )
     if title == "quick":
         return {}
-    path = root() / "book" / "params" / f"{name}.{title}.yaml"
-    if not path.is_file():
-        raise ParameterError(f"{name} has no preset {title!r}; it has {', '.join(presets(name))}")
-    return validate(name, yaml.safe_load(path.read_text(encoding="utf-8")))
+    path = Path("book", "params", f"{name}.{title}.yaml")
+    try:
+        return validate(name, files.mapping(root() / path))
+    except ValueError as error:
+        raise ParameterError(f"{path}: {error}") from error
 
 
 def presets(name: str) -> list[str]:
-    """The presets of a notebook, ``quick`` first."""
-    files = sorted((root() / "book" / "params").glob(f"{name}.*.yaml"))
-    return ["quick", *(path.name.split(".")[1] for path in files)]
+    """The presets of a notebook, ``quick`` first.
+
+    Args:
+        name: Notebook.
+    """
+    found = sorted((root() / "book" / "params").glob(f"{name}.*.yaml"))
+    return ["quick", *(path.name[len(name) + 1 : -5] for path in found if path.is_file())]

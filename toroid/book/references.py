@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +31,32 @@ def keep(notebook: Path, title: str) -> Path:
     """
     info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
     folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.csv"):  # the page may write other tables now
-        path.unlink()
-    results = info["parameters"].pop("results", notebook.parent)  # a folder of this machine
-    for path in Path(results).glob("*.csv"):
-        write(folder / path.name, path.read_bytes())
+    given = info["parameters"]
+    results = given.pop("results", notebook.parent)
+    given.pop("store", None)  # folders of this machine
     defaults = {key: p.default for key, p in declared(notebook.stem).items()}
-    if name := {**defaults, **info["parameters"]}.get("dataset"):
+    if name := {**defaults, **given}.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
-    write(folder / "provenance.json", (json.dumps(info, indent=1) + "\n").encode())
+    if "dataset" in given:
+        given["dataset"] = Path(given["dataset"]).name
+    text = json.dumps(info, indent=1) + "\n"
+    _replace(folder, [*Path(results).glob("*.csv")], {"provenance.json": text})
     return folder
+
+
+def _replace(folder: Path, files: list[Path], texts: Mapping[str, str]) -> None:
+    """Put copies and texts in the place of a folder, which is as it was until all are written."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
+        new, old = Path(place, "new"), Path(place, "old")
+        new.mkdir()
+        for path in files:
+            write(new / path.name, path.read_bytes())
+        for name, text in texts.items():
+            write(new / name, text.encode())
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
 
 
 class Kept(NamedTuple):
