@@ -124,7 +124,8 @@ def test_a_run_that_fails_says_why_and_where(clone):
 
 
 def test_a_run_that_is_stopped_says_how_to_go_on(clone, monkeypatch):
-    def run(*words):
+    def run(name, values, path):
+        path.touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(notebooks, "run", run)
@@ -152,6 +153,7 @@ def test_the_package_runs_as_a_module():
 
 def test_a_reference_run_that_is_given_again_goes_on_in_its_folder(clone, monkeypatch):
     tmp_path, written = clone, []
+    (clone / "book" / "params" / "bend.mnist.yaml").write_text("epochs: 3\n")  # without its data
     folder = tmp_path / "runs" / "bend-mnist"
     (folder / "parts").mkdir(parents=True)
     for part in ("older.csv", "parts/done.csv"):

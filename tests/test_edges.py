@@ -2,11 +2,15 @@
 
 import errno
 import os
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+import toroid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +18,6 @@ from toroid.book import notebooks, parameters, presets, relations
 from toroid.book.cli import main
 from toroid.book.parameters import ParameterError
 
-PARTS = ("book/{}.ipynb", "book/params/{}.mnist.yaml", "_toc.yml")
 PAGES = ("bend", "binary", "classifiers", "flatness", "shallow")
 
 
@@ -345,3 +348,85 @@ def test_a_run_that_stops_before_it_writes_leaves_no_folder(clone, monkeypatch):
     assert result.exit_code == 130
     assert "Stopped. Nothing was written." in result.output
     assert contents(clone.parent) == before
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+ROOT = Path(toroid.__file__).parents[1]
+
+#: Imports take seconds: an interrupt that comes after some of them, from inside.
+INTERRUPTED = """
+import os, signal, sys, threading
+sys.path.insert(0, {root!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Timer({after}, os.kill, (os.getpid(), signal.SIGINT)).start()
+from toroid_command import main
+sys.argv = ["toroid", "list"]
+main()
+"""
+
+
+@pytest.mark.parametrize("after", [0.01, 0.3])
+def test_an_interrupt_in_the_first_seconds_is_quiet(after):
+    code = INTERRUPTED.format(root=str(ROOT), after=after)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode in (-signal.SIGINT, 130)
+    assert done.stderr.strip() in ("", "Stopped.")
+
+
+def test_the_command_is_the_quiet_one():
+    assert (
+        '[project.scripts]\ntoroid = "toroid_command:main"' in (ROOT / "pyproject.toml").read_text()
+    )
+
+
+WORKER = """
+import importlib.util, multiprocessing, os, sys, time
+
+def work(path, told):
+    spec = importlib.util.spec_from_file_location("worker", path)
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    worker.end_with_parent()
+    with open(told, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    context.Process(target=work, args=sys.argv[1:], daemon=True).start()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_the_process_that_was_killed(tmp_path):
+    (tmp_path / "script.py").write_text(WORKER)
+    told, worker = tmp_path / "pid", ROOT / "toroid" / "minimizers" / "_worker.py"
+    command = [sys.executable, str(tmp_path / "script.py"), str(worker), str(told)]
+    with subprocess.Popen(command) as parent:
+        _until(lambda: told.exists() and told.read_text())
+        parent.kill()
+    _until(lambda: not _alive(int(told.read_text())))
+
+
+def _until(holds, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _alive(pid):
+    """A process that has not ended; one that ended and that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_training_watches_over_its_workers(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("toroid.minimizers._batch.end_with_parent", lambda: called.append(1))
+    minimizer = toroid.Minimizer(width=0.02, subset=100, settings={"epochs": 1})
+    toroid.train_all([minimizer], toroid.Store(tmp_path), device="cpu", progress=False)
+    assert called == [1]

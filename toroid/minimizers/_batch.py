@@ -15,6 +15,7 @@ from .. import training
 from .._files import DamagedError
 from ._description import Minimizer, Stored, best_device, train_together
 from ._store import Store
+from ._worker import end_with_parent
 
 
 def train_all(
@@ -31,7 +32,7 @@ def train_all(
     What is missing is trained by joblib: in `n_jobs` processes, or by the backend that the caller
     has chosen with ``joblib.parallel_config``, on a cluster say, with the store on a file system
     that all share. A damaged minimizer is set aside and trained again. Each epoch is saved in
-    ``unfinished/``, and a run that was killed goes on from there.
+    ``unfinished/``, and a run that was killed goes on from there; its processes end with it.
 
     Args:
         minimizers: Descriptions.
@@ -98,6 +99,7 @@ def _teams(minimizers: Iterable[Minimizer]) -> list[list[Minimizer]]:
 
 def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress: bool) -> int:
     """Train those that no other process has trained meanwhile; how many were asked for."""
+    end_with_parent()
     store = Store(folder)
     if missing := [minimizer for minimizer in team if minimizer not in store]:
         keys = "".join(m.key for m in missing)
