@@ -285,6 +285,17 @@ def test_a_folder_may_have_any_name(name, clone, monkeypatch):
     assert seen == [clone / name / "bend.ipynb"]
 
 
+@pytest.mark.parametrize("name", ["a{b}", "{width}", "{", "}{"])
+def test_a_notebook_is_written_where_it_should_be(name, tmp_path, monkeypatch):
+    def execute(source, target, **_):  # as papermill reads paths
+        Path(target.format()).write_bytes(Path(source.format()).read_bytes())
+
+    monkeypatch.setattr("papermill.execute_notebook", execute)
+    output = tmp_path / name / "bend.ipynb"
+    assert notebooks.run("bend", {}, output) == output
+    assert contents(tmp_path) == [name, f"{name}/bend.ipynb"]
+
+
 # --- folders that do not take what is written ----------------------------------------------------
 
 

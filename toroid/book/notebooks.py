@@ -147,7 +147,7 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         written = output or Path(folder) / page.name
         written.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
-            str(page), str(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
+            _literal(page), _literal(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
         )
         info = {
             "stamp": made_by, **commit, "parameters": values,
@@ -158,6 +158,11 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         if output is None:
             _publish(written, page)
     return output or page
+
+
+def _literal(path: Path) -> str:
+    """A path for papermill, which takes braces for a parameter's place."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _publish(written: Path, page: Path) -> None:

@@ -101,8 +101,8 @@ def check_data(values: Mapping[str, Any]) -> None:
             f"dataset is {name!r}; it can be {', '.join(data.DATASETS)}, or a folder of images"
         )
     known = _known(str(expanded(name)) if folder else name, os.environ.get("TOROID_DATA"))
-    if (subset := values.get("subset") or known.count) > known.count:
-        raise ValueError(f"subset is {subset}; {name!r} has {known.count} training images")
+    if (subset := values.get("subset") or known.images) > known.images:
+        raise ValueError(f"subset is {subset}; {name!r} has {known.images} training images")
     several = {"arch": "mlp", "width": 1.0, "batch_size": 128}  # flatness takes lists of them
     archs, widths, batches = (
         values.get(f"{key}s") or [values.get(key, usual)] for key, usual in several.items()
@@ -116,7 +116,7 @@ class _Known(NamedTuple):
 
     shape: tuple[int, ...]
     classes: int
-    count: int
+    images: int
     binary: bool
 
 
