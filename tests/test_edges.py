@@ -1,23 +1,30 @@
 """Edges of the command line: what is wrong is one sentence, and nothing is written."""
 
+import ast
 import errno
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from html import unescape
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import toroid
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toroid.book import notebooks, parameters, presets, relations
+from markdown_it import MarkdownIt
+from toroid.book import notebooks, parameters, presets, relations, tables
 from toroid.book.cli import main
 from toroid.book.parameters import ParameterError
 
+ROOT = Path(toroid.__file__).parents[1]
 PAGES = ("bend", "binary", "classifiers", "flatness", "shallow")
 
 
@@ -103,7 +110,7 @@ MALFORMED = {
     "nested": (b"epochs: {a: 3}\n", "of the kind map"),
     "list in a list": (b"seeds: [[0, 1]]\n", "of the kind seq"),
     "itself": (b"seeds: &a [*a]\n", "of the kind seq"),
-    "deep": (b"seeds: " + b"[" * 3000, "nested too deeply"),
+    "deep": (b"seeds: " + b"[" * 1500, "nested too deeply"),
     "laughs": (b"a: &a [1,1]\nb: &b [*a,*a]\nseeds: [*b,*b]\n", "of the kind seq"),
     "merge": (b"a: &a {epochs: 3}\n<<: *a\n", "line 1: a is of the kind map"),
     "merge first": (b"<<: {epochs: 3}\n", "line 1 begins with something else than a name"),
@@ -361,9 +368,52 @@ def test_a_run_that_stops_before_it_writes_leaves_no_folder(clone, monkeypatch):
     assert contents(clone.parent) == before
 
 
-# --- processes -----------------------------------------------------------------------------------
+# --- names that are HTML -------------------------------------------------------------------------
 
-ROOT = Path(toroid.__file__).parents[1]
+EVIL = '<img src=x onerror="alert(1)">|`{x}`_*$'
+
+
+def test_the_words_of_a_table_are_no_html():
+    frame = pd.DataFrame({EVIL: [EVIL, 1.5], "plain": [1, 2]}, index=pd.Index([EVIL, 3], name=EVIL))
+    both = frame.set_index(frame.index.rename("other"), append=True).T
+    for table in (frame, both, frame.iloc[:0], pd.DataFrame(columns=[EVIL])):
+        shown = tables.styled(table, EVIL).format(precision=2).to_html()
+        assert "<img" not in shown
+        assert "&lt;img src=x" in shown
+    assert tables.styled(frame[["plain"]]).data["plain"].dtype == frame["plain"].dtype
+
+
+@pytest.mark.parametrize("page", parameters.names())
+def test_a_page_shows_no_table_whose_words_could_be_html(page):
+    code = [
+        "".join(c["source"]) for c in parameters.read(page)["cells"] if c["cell_type"] == "code"
+    ]
+    nodes = [node for cell in code for node in ast.walk(ast.parse(cell))]
+    styles = [n for n in nodes if isinstance(n, ast.Attribute) and n.attr in ("style", "to_html")]
+    assert [ast.unparse(n) for n in styles if ast.unparse(n) != "plotting.style"] == []
+
+
+@pytest.fixture
+def directives(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    return importlib.import_module("directives")
+
+
+def test_the_cells_of_a_directive_are_no_html(directives):
+    markdown = MarkdownIt("commonmark").enable("table")
+    for made in (directives.plain(EVIL), directives.code(EVIL), directives.code("a`b``c|")):
+        table = f"| a | b |\n|---|---|\n| {made} | end |"
+        html = markdown.render(table)
+        assert "<img" not in html
+        assert html.count("<td") == 2
+        assert "<td>end</td>" in html
+    shown = re.search(
+        "<td>(.*?)</td>", markdown.render(f"| a |\n|---|\n| {directives.plain(EVIL)} |")
+    )
+    assert unescape(shown[1]) == EVIL
+
+
+# --- processes -----------------------------------------------------------------------------------
 
 #: Imports take seconds: an interrupt that comes after some of them, from inside.
 INTERRUPTED = """

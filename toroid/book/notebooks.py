@@ -147,7 +147,11 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         written = output or Path(folder) / page.name
         written.parent.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
-            _literal(page), _literal(written), parameters=values, cwd=str(page.parent), kernel_name="python3"
+            _literal(page),
+            _literal(written),
+            parameters=values,
+            cwd=str(page.parent),
+            kernel_name="python3",
         )
         info = {
             "stamp": made_by, **commit, "parameters": values,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from ..landscape import Curve
 from ..minimizers import Stored
 
 __all__ = [
     "below", "by_network", "errors", "heights", "labelled", "listed", "matrix", "spread",
-    "spread_of", "trained", "training", "worst",
+    "spread_of", "styled", "trained", "training", "worst",
 ]  # fmt: skip
 
 #: What names a minimizer on a page with one setting.
@@ -97,6 +99,28 @@ def by_network(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     groups = {str(arch): part for arch, part in table.groupby("arch", sort=False)}
     return groups if len(groups) == 1 else {**groups, "all": table}
+
+
+def styled(table: pd.DataFrame, caption: str = "") -> Styler:
+    """A table that a page shows: its words are shown as they are, whatever file they come from.
+
+    Args:
+        table: Any; words in it, and of its rows and columns, are no HTML.
+        caption: A title, no HTML either.
+
+    Returns:
+        Its style, to format numbers with, to hide rows with.
+
+    Example:
+        >>> "&lt;b&gt;" in styled(pd.DataFrame({"run": ["<b>"]})).to_html()
+        True
+    """
+
+    def safe(value: Any) -> Any:
+        return html.escape(value) if isinstance(value, str) else value
+
+    shown = table.map(safe).rename(index=safe, columns=safe).rename_axis(index=safe, columns=safe)
+    return shown.style.set_caption(safe(caption)) if caption else shown.style
 
 
 # --- minimizers ----------------------------------------------------------------------------------
