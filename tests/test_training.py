@@ -8,7 +8,6 @@ import platform
 import re
 import subprocess
 import sys
-import typing
 
 import numpy as np
 import pytest
@@ -609,7 +608,7 @@ def test_bad_input_says_what_is_wrong(digits):
 
 def declared(cls):
     """Fields of a class of settings, or keywords, with their plain types."""
-    hints = typing.get_type_hints(cls, localns={"Required": typing_extensions.Required})
+    hints = typing_extensions.get_type_hints(cls, localns={"Required": typing_extensions.Required})
     return {k: v for k, v in hints.items() if k != "algorithm"}
 
 
