@@ -108,6 +108,19 @@ def test_versions_agree():
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "book" / "promises.md").read_text()
+    rows = [row for row in re.findall(r"^\|(.+)\|$", text, re.MULTILINE) if "---" not in row]
+    promises = [row for row in rows if "promise | tests" not in row]
+    assert len(promises) > 15
+    for row in promises:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", row)
+        assert named, f"without a test: {row}"
+        for file, test in named:
+            code = (ROOT / "tests" / file).read_text()
+            assert re.search(rf"^def {test}\(", code, re.MULTILINE), f"{file}::{test} is no test"
+
+
 def test_every_page_is_in_the_table_of_contents():
     toc = (ROOT / "_toc.yml").read_text()
     for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb")]:
