@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 from torch import Tensor, nn
+
+#: Held while torch does what it cannot do in two threads at once: it exports a graph, and takes
+#: derivatives forwards.
+ALONE = threading.RLock()
 
 
 class UnsupportedError(NotImplementedError):
@@ -20,7 +25,10 @@ def cast(x: Any, like: Tensor) -> Any:
 
 
 def structure(model: nn.Module) -> nn.Module:
-    """A copy of a model's modules, in evaluation mode, that shares its tensors."""
+    """A copy of a model's modules, in evaluation mode, that shares the tensors of its state.
+
+    Other buffers are copied: a network may write to them, and no state takes their place.
+    """
     for path, module in model.named_modules():
         for name, x in vars(module).items():
             if isinstance(x, Tensor) and not x.is_leaf:  # it cannot be copied, and gets stale
@@ -29,5 +37,6 @@ def structure(model: nn.Module) -> nn.Module:
                     "graph, as by torch.nn.utils.weight_norm. Make it a parameter, by "
                     "torch.nn.utils.remove_weight_norm"
                 )
-    tensors = [*model.parameters(), *model.buffers()]
+    state = [x for x in model.state_dict(keep_vars=True).values() if isinstance(x, Tensor)]
+    tensors = [*model.parameters(), *state]
     return copy.deepcopy(model, {id(x): x for x in tensors}).eval()

@@ -108,16 +108,17 @@ def bend(
     chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
-    networks = Networks([start], train.images.device, chosen.precision)
+    device, drawn = train.images.device, [generator]
+    networks = Networks([start], device, chosen.precision, generators=drawn)
     identity = {**chosen.identity(), **chain}
-    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, identity)
+    loop = Loop(networks, train, drawn, chosen, progress, checkpoint, identity)
 
     def corner() -> dict[str, Tensor]:
         middle = {k: v[0] for k, v in networks.state.items()}
         return middle if symmetry is None else torus.to_spheres(middle, symmetry, bias)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        t = 2 * float(torch.rand((), generator=generator))
+        t = 2 * float(torch.rand((), generator=generator, dtype=torch.float32))
         first, second, share = (a, corner(), t) if t <= 1 else (corner(), b, t - 1)
         point = _between(first, second, share, symmetry, bias)
         found = losses(_power(ends, t / 2) * networks.outputs(images, point), labels)

@@ -7,6 +7,7 @@ two such networks is a number of weights, and every shortest path flips each of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -286,14 +287,17 @@ def bend(
             agreed = weight.abs() * a[name].to(weight)
             weight.copy_(torch.where(disagree[name].to(weight.device), weight, agreed))
     chosen = Corner.of(**settings)
-    networks = Networks([start], train.images.device)
+    networks = Networks([start], train.images.device, generators=[generator])
     loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
 
+    def draw(shape: Sequence[int]) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float32)
+
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        t = 2 * float(torch.rand((), generator=generator))
+        t = 2 * float(draw(()))
         end, share = (a, t) if t <= 1 else (b, 2 - t)
         point = {
-            k: torch.where(torch.rand(v.shape, generator=generator).to(v) < share, v, end[k])
+            k: torch.where(draw(v.shape).to(v) < share, v, end[k])
             for k, v in networks.state.items()
         }
         found = losses(networks.outputs(images, point), labels)

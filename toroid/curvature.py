@@ -7,7 +7,7 @@ are the same for two rescalings of one function is part of each docstring.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,19 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cross_entropy
 
-from ._network import structure
+from ._network import ALONE, structure
 from ._state import State, check_model
 from .data import Dataset, check_data
 
 __all__ = ["Hessian", "fisher_rao", "hessian", "sharpness"]
 
 Weights = dict[str, Tensor]
+
+
+def _forwards(function: Callable[[Weights], Any], weights: Weights, direction: Weights) -> Any:
+    """The derivative of a function along a direction."""
+    with ALONE:
+        return jvp(function, (weights,), (direction,))[1]
 
 
 class _Loss:
@@ -35,7 +41,7 @@ class _Loss:
         check_data(data)
         names = [name for name, _ in model.named_parameters()]
         self.weights = {k: state[k].detach() for k in names}
-        self.buffers = {k: v for k, v in state.items() if k not in self.weights}
+        self.buffers = {k: v.clone() for k, v in state.items() if k not in self.weights}
         self.network, self.factor = structure(model), factor
         self.data, self.batch_size = data, batch_size
 
@@ -75,7 +81,7 @@ class _Loss:
             def slope(weights: Weights) -> Weights:
                 return grad(self.share)(weights, images, labels)
 
-            return jvp(slope, (self.weights,), (vector,))[1]
+            return _forwards(slope, self.weights, vector)
 
         return self.total(product)
 
@@ -229,7 +235,7 @@ def fisher_rao(
         def each(weights: Weights) -> Tensor:
             return cross_entropy(loss.outputs(weights, images), labels, reduction="none")
 
-        change = jvp(each, (loss.weights,), (loss.weights,))[1]
+        change = _forwards(each, loss.weights, loss.weights)
         return float(change.double().square().sum())
 
     return (sum(squares(x, y) for x, y in loss.batches()) / len(data)) ** 0.5

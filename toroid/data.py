@@ -173,7 +173,7 @@ def _standardised(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
 
 def _two(x: Tensor) -> Tensor:
     """1 above 0, else -1."""
-    return torch.where(x > 0, 1.0, -1.0)
+    return torch.where(x > 0, 1.0, -1.0).float()
 
 
 Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels (N,)
@@ -249,7 +249,7 @@ def _patterns(
     generator = torch.Generator().manual_seed(PATTERNS[name])
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
 
     if name == "hidden-manifold":
         features, teacher = draw(inputs, latent), draw(5, latent)

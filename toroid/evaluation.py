@@ -85,6 +85,7 @@ class Evaluator:
             for k, m in self.network.named_modules()
             if isinstance(m, _BatchNorm) and m.track_running_stats
         }
+        self.buffers = {name for name, _ in self.network.named_buffers()}
         self.packed: dict[str, Callable[[Tensor], Tensor]] = {
             f"{k}.weight".lstrip("."): m.packed
             for k, m in self.network.named_modules()
@@ -106,6 +107,10 @@ class Evaluator:
             return tensor
         return tensor.contiguous(memory_format=torch.channels_last)
 
+    def _own(self, name: str, tensor: Tensor) -> Tensor:
+        """In its place; a copy of a buffer, since a network may write to it."""
+        return tensor.clone() if name in self.buffers else self._place(tensor)
+
     def _outputs(self, state: State, images: Tensor) -> Tensor:
         """Outputs for images, in the precision of the state."""
         dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
@@ -124,7 +129,7 @@ class Evaluator:
                 f"precision is 'int8', but images of {data.name!r} are not of ±1, as those of "
                 "toroid.data.load('digits-binary')"
             )
-        placed = {k: self._place(v) for k, v in state.items()}
+        placed = {k: self._own(k, v) for k, v in state.items()}
         placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
         wrong, loss = 0, 0.0
         for images, labels in self._batches(data):
@@ -138,7 +143,7 @@ class Evaluator:
     def refresh(self, state: State, data: Dataset) -> dict[str, Tensor]:
         """The state with BatchNorm's statistics of these images."""
         check_data(data)
-        result = {k: self._place(v) for k, v in state.items()} if self.norms else dict(state)
+        result = {k: self._own(k, v) for k, v in state.items()} if self.norms else dict(state)
         starts = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
         for name, module in self.norms.items():
             for key, start in starts.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
-from .._network import cast
+from .._network import ALONE, cast
 from .._state import State
 from ..symmetry._graph import operation
 
@@ -24,7 +24,8 @@ def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
     like = next(x for x in state.values() if x.is_floating_point())
     model, inputs = copy.deepcopy(model).eval().to(like), cast(inputs, like)
     model.load_state_dict(state)
-    network = torch.export.export(model, (inputs,), strict=False).module()
+    with ALONE:
+        network = torch.export.export(model, (inputs,), strict=False).module()
     values: Values = {}
 
     def channels(x: Tensor, weight: Tensor) -> Tensor:

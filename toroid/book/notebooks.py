@@ -9,7 +9,6 @@ import io
 import json
 import math
 import platform
-import shutil
 import subprocess
 import tempfile
 import time
@@ -245,6 +244,7 @@ class Parts:
         text = json.dumps([stamp(name), values], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = Path(namespace["results"]) / "parts" / key
+        self.mine: set[Path] = set()
 
     def table(self, key: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The table that `compute` returns, or has returned before.
@@ -257,6 +257,7 @@ class Parts:
             The table, as it was written: its numbers are the same to the last bit.
         """
         path = self.folder / f"{key}.json"
+        self.mine.add(path)
         try:
             text = read_json(path)["csv"]
         except (FileNotFoundError, DamagedError):  # a damaged one is made again
@@ -266,12 +267,16 @@ class Parts:
 
     def checkpoint(self, key: str) -> Checkpoint:
         """A file for a training that is part of the run."""
-        return Checkpoint(self.folder / f"{key}.safetensors")
+        path = self.folder / f"{key}.safetensors"
+        self.mine.add(path)
+        return Checkpoint(path)
 
     def remove(self) -> None:
-        """Delete what was finished, at the end of the run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete what this run has asked for, at its end; what another one is writing stays."""
+        for path in self.mine:
+            Checkpoint(path).remove()
         with suppress(OSError):  # nothing was kept, or another run's parts are still there
+            self.folder.rmdir()
             self.folder.parent.rmdir()
 
 

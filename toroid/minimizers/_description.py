@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import data, models, training
+from .._random import Drawing, redraw
 from .._state import check_choice, check_whole
 from ..evaluation import evaluate
 
@@ -30,7 +31,8 @@ class Stored:
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
             is not what was asked for, or is empty), history, seconds (of the last
             start, if it was cut off before; a share of them if several were trained as one),
-            device, versions.
+            device, threads (other numbers of them round otherwise), torch's default precision
+            (on which nothing depends), versions.
     """
 
     state: dict[str, Tensor]
@@ -127,9 +129,11 @@ class Minimizer:
 
     def model(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         """The network with the weights that the training starts from."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return models.build(self.architecture, shape, classes, self.width)
+        with Drawing(torch.Generator()):  # what a layer draws as it is made does not count
+            network = models.build(self.architecture, shape, classes, self.width)
+        network = network.to(torch.float32)  # whatever torch's default is
+        redraw(network, torch.Generator().manual_seed(self.seed))
+        return network
 
     def train(
         self,
@@ -194,6 +198,7 @@ def _record(
     return {
         "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
         "device": _device(parts["train"].images.device.type),
+        "threads": torch.get_num_threads(), "default_dtype": str(torch.get_default_dtype()),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "report": trained.report, "history": trained.history.to_dict("list"),
     }  # fmt: skip

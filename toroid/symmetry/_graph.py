@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from .._network import UnsupportedError, structure
+from .._network import ALONE, UnsupportedError, structure
 from ._labels import KINDS, OUTPUT, Label, Trace, Weight, still
 from ._rules import RULES, operation
 
@@ -21,7 +21,8 @@ def export(model: nn.Module, example: Any) -> ExportedProgram:
     """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
     _check_names(model)
     inputs = example if isinstance(example, tuple) else (example,)
-    return torch.export.export(structure(model), inputs, strict=False)
+    with ALONE:
+        return torch.export.export(structure(model), inputs, strict=False)
 
 
 def precision(exported: ExportedProgram) -> torch.dtype:

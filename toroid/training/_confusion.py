@@ -137,6 +137,7 @@ def adversarial(
 def _confusion(train: Dataset, repeats: int, zeroed: float, generator: torch.Generator) -> Dataset:
     """Copies of the images with holes, and labels that mean nothing."""
     images = train.images.repeat_interleave(repeats, 0)
-    holes = torch.rand(images.shape, generator=generator).to(images.device) < zeroed
+    drawn = torch.rand(images.shape, generator=generator, dtype=torch.float32)
+    holes = drawn.to(images.device) < zeroed
     labels = torch.randint(train.classes, (len(images),), generator=generator)
     return Dataset(images.masked_fill(holes, 0.0), labels.to(images.device), train.classes)

@@ -112,7 +112,7 @@ def entropy_sgd(
     def langevin(gradients: Sequence[Tensor]) -> None:
         rate = chosen.inner_lr * loop.optimizer.param_groups[0]["lr"] / chosen.lr
         for w, g, c, m in zip(weights, gradients, centre, mean, strict=True):
-            kick = torch.randn(w.shape, generator=generator).to(w)
+            kick = torch.randn(w.shape, generator=generator, dtype=torch.float32).to(w)
             force = g + chosen.weight_decay * w + float(gamma) * (w - c)
             w += chosen.noise * rate**0.5 * kick - rate * force
             m.mul_(chosen.averaging).add_(w, alpha=1 - chosen.averaging)

@@ -101,13 +101,14 @@ class Loop:
 
     def _epoch(self, step: Step, rate: Callable[[float], float]) -> tuple[Tensor, Tensor]:
         """Mean loss and error of each network, while it moves."""
-        loss, wrong = torch.zeros(2, len(self.generators), device=self.train.images.device)
+        sums = torch.zeros(2, len(self.generators), dtype=torch.float32)
+        loss, wrong = sums.to(self.train.images.device)
         for images, labels in self._minibatches():
             self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
             losses, errors = step(images, labels)
             self.done += 1
             loss += losses.detach() / self.batches
-            wrong += errors / (self.batches * self.size)
+            wrong += errors.to(wrong.dtype) / (self.batches * self.size)
         return loss, wrong
 
     def _minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,7 +189,8 @@ def augment(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tenso
     """Each image moved by up to `shift` pixels (zeros come in) and flipped, at random."""
     count, _, height, width = images.shape
     draw = torch.randint(0, 2 * shift + 1, (2, count), generator=generator).to(images.device)
-    flip = torch.rand(count, generator=generator).to(images.device) < 0.5
+    chance = torch.rand(count, generator=generator, dtype=torch.float32)
+    flip = chance.to(images.device) < 0.5
     padded = pad(images, [shift] * 4)  # (N, C, H + 2s, W + 2s)
     rows = draw[0][:, None] + torch.arange(height, device=images.device)  # (N, H)
     across = torch.arange(width, device=images.device).expand(count, -1)

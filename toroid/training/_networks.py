@@ -10,6 +10,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from .._network import structure
+from .._random import Drawing, draws
 from ..evaluation import PRECISIONS
 
 
@@ -17,7 +18,9 @@ class Networks:
     """Networks of one shape that are trained together: each its own weights and buffers.
 
     On a GPU they run as one (`vmap` over stacked tensors), elsewhere one after the other, which
-    there is faster (benchmarks/training.py). The results are the same within rounding.
+    there is faster (benchmarks/training.py). The results are the same within rounding. What a
+    network draws as it runs, for dropout, comes from its own generator; such networks run one after
+    the other.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Networks:
         device: torch.device,
         precision: str = "float32",
         stacked: bool | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> None:
         self.type = PRECISIONS[precision]
         states = [m.state_dict() for m in models]
@@ -37,6 +41,7 @@ class Networks:
         self.weights = {k: self.state[k].requires_grad_() for k in free}
         self.buffers = {k: v for k, v in self.state.items() if k not in self.weights}
         self.module = structure(models[0]).train()
+        self.generators, self.draws = generators, None if generators else False
         self.stacked = device.type == "cuda" and len(models) > 1 if stacked is None else stacked
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -49,19 +54,35 @@ class Networks:
         """(networks, batch, classes) of images (networks, batch, ...); their state or another."""
         state = self.state if state is None else state
 
-        def one(single: dict[str, Tensor], x: Tensor) -> Tensor:
-            found: Tensor = functional_call(self.module, single, (x,))
-            return found
-
         images = self._place(images)
         with torch.autocast(images.device.type, self.type, enabled=self.type is not None):
-            if self.stacked:
-                outputs = vmap(one, randomness="different")(state, images)
+            if self.draws is None:
+                self.draws = self._draws(images[0])
+            if self.stacked and not self.draws:
+                outputs = vmap(self._one)(state, images)
             else:
                 rows = zip(*(v.unbind(0) for v in state.values()), strict=True)
-                states = (dict(zip(state, row, strict=True)) for row in rows)
-                outputs = torch.stack([one(s, x) for s, x in zip(states, images, strict=True)])
+                states = [dict(zip(state, row, strict=True)) for row in rows]
+                outputs = torch.stack([*map(self._alone, range(len(states)), states, images)])
         return outputs if self.type is None else outputs.float()
+
+    def _one(self, single: dict[str, Tensor], x: Tensor) -> Tensor:
+        found: Tensor = functional_call(self.module, single, (x,))
+        return found
+
+    def _alone(self, index: int, single: dict[str, Tensor], x: Tensor) -> Tensor:
+        """One network, which draws from its own generator."""
+        if not (self.draws and self.generators):
+            return self._one(single, x)
+        with Drawing(self.generators[index]):
+            return self._one(single, x)
+
+    @torch.no_grad()
+    def _draws(self, x: Tensor) -> bool:
+        """Whether the network draws as it runs: tried once, on copies of what it may write to."""
+        module = structure(self.module).train()
+        single = {k: v.clone() for k, v in self.single().items()}
+        return draws(lambda: functional_call(module, single, (x,)))
 
     def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of each network, and how many it gets wrong."""

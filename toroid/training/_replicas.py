@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._random import redraw, seed
 from ..data import Dataset
 from ..evaluation import evaluate, refresh
 from ._checkpoint import Checkpoint
@@ -149,21 +150,11 @@ def _mean(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _spawn(generator: torch.Generator) -> torch.Generator:
     """A generator of its own, drawn from another."""
-    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    return torch.Generator().manual_seed(seed(generator))
 
 
 def fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy with freshly drawn weights."""
     other = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        for name, module in other.named_modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            elif next(module.parameters(recurse=False), None) is not None:
-                raise ValueError(
-                    f"{repr(name) if name else 'the model itself'} ({type(module).__name__}) has "
-                    "weights and no reset_parameters(); give it this method, which draws them "
-                    "afresh in place"
-                )
+    redraw(other, _spawn(generator))
     return other

@@ -71,5 +71,6 @@ def begin(
     identity: Mapping[str, Any] | None = None,
     stacked: bool | None = None,
 ) -> Loop:
-    networks = Networks(models, train.images.device, settings.precision, stacked)
+    device = train.images.device
+    networks = Networks(models, device, settings.precision, stacked, generators)
     return Loop(networks, train, generators, settings, progress, checkpoint, identity)
