@@ -5,8 +5,9 @@ import pytest
 import torch
 import toroid
 from networks import gap
-from toroid import torus, training
+from toroid import training
 from toroid.bends import bend
+from toroid.torus import Torus
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_polygon_is_its_two_segments(minimizers):
     assert gap(straight(0.0), a) == gap(straight(0.5), corner) == gap(straight(1.0), b) == 0
     assert gap(straight(0.2), toroid.Linear(a, corner)(0.4)) < 1e-15
     assert gap(straight(0.9), toroid.Linear(corner, b)(0.8)) < 1e-15
-    corner = torus.to_spheres(corner, symmetry, "euclidean")
+    corner = Torus(symmetry).project(corner)
     curved = toroid.Polygon(p, corner, q, symmetry)
     assert gap(curved(0.2), toroid.Geodesic(p, corner, symmetry)(0.4)) < 1e-15
     assert gap(curved(0.5 - 1e-9), curved(0.5 + 1e-9)) < 1e-7
@@ -51,14 +52,14 @@ def test_a_polygon_is_its_two_segments(minimizers):
         toroid.Polygon(a, corner, b, symmetry)
 
 
-def test_to_spheres_is_the_nearest_point(minimizers):
+def test_project_is_the_nearest_point(minimizers):
     _, _, symmetry, _, (p, _) = minimizers
     moved = {k: v + 0.1 * torch.randn_like(v) for k, v in p.items()}
-    back = torus.to_spheres(moved, symmetry, "euclidean")
+    back = Torus(symmetry).project(moved)
     for scale in symmetry.scales:
         vectors = scale.vectors(moved)
         assert torch.allclose(scale.vectors(back), vectors / vectors.norm(dim=1, keepdim=True))
-    assert gap(torus.to_spheres(back, symmetry, "euclidean"), back) < 1e-15
+    assert gap(Torus(symmetry).project(back), back) < 1e-15
 
 
 @pytest.mark.parametrize("factor", [3.0, (2.0, 5.0)])
@@ -75,7 +76,7 @@ def test_a_step_goes_down_the_gradient_at_the_drawn_point(minimizers, on_torus, 
     times = factor if isinstance(factor, float) else 2.0 * 2.5**t
 
     def loss(corner):
-        corner = torus.to_spheres(corner, symmetry, "euclidean") if on_torus else corner
+        corner = Torus(symmetry).project(corner) if on_torus else corner
         state = toroid.Polygon(a, corner, b, given)(t)
         output = times * torch.func.functional_call(model, state, (data.images,))
         return float(torch.nn.functional.cross_entropy(output, data.labels))

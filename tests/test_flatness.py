@@ -6,6 +6,7 @@ import torch
 import toroid
 from networks import gap
 from toroid import flatness
+from toroid.torus import Torus
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_on_the_torus_units_walk_by_the_angle_that_is_asked_for(trained):
     angles = []
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        walk = flatness._walk(normal, names, "torus", symmetry, "euclidean", generator)
+        walk = flatness._walk(normal, names, "torus", Torus(symmetry), generator)
         assert gap(walk(0.0), normal) < 1e-15
         moved = walk(0.3)
         for scale in symmetry.scales:
@@ -88,9 +89,7 @@ def test_additive_noise_sees_a_rescaling_and_the_torus_does_not(trained):
 def test_flips_change_the_sign_of_that_share_of_the_weights(trained):
     model, data, _, state, _ = trained
     names = [name for name, _ in model.named_parameters()]
-    walk = flatness._walk(
-        state, names, "flips", None, "euclidean", torch.Generator().manual_seed(0)
-    )
+    walk = flatness._walk(state, names, "flips", None, torch.Generator().manual_seed(0))
     changed = {}
     for p in (0.0, 0.1, 0.3, 1.0):
         moved = walk(p)

@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import torus
 from ._state import State, check_model
 from .data import Dataset
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
+from .torus import Torus
 from .training import Checkpoint, Settings
 from .training._loop import Loop
 from .training._networks import Networks, losses
@@ -103,6 +103,7 @@ def bend(
     """
     check_model(a, model)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
+    torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
     start.load_state_dict(path(0.5), assign=True)  # in the precision of the states
     chosen = Corner.of(**settings)
@@ -115,17 +116,17 @@ def bend(
 
     def corner() -> dict[str, Tensor]:
         middle = {k: v[0] for k, v in networks.state.items()}
-        return middle if symmetry is None else torus.to_spheres(middle, symmetry, bias)
+        return middle if torus is None else torus.project(middle)
 
     def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator, dtype=torch.float32))
         first, second, share = (a, corner(), t) if t <= 1 else (corner(), b, t - 1)
-        point = _between(first, second, share, symmetry, bias)
+        point = _between(first, second, share, torus)
         found = losses(_power(ends, t / 2) * networks.outputs(images, point), labels)
         loop.optimizer.zero_grad()
         torch.autograd.backward(found[0].sum())
         loop.optimizer.step()
-        if symmetry is not None:
+        if torus is not None:
             with torch.no_grad():
                 for k, v in corner().items():
                     networks.state[k][0] = v
@@ -141,13 +142,11 @@ def _power(ends: tuple[float, float], t: float) -> float:
     return ends[0] ** (1 - t) * ends[1] ** t
 
 
-def _between(
-    a: State, b: State, t: float, symmetry: Symmetry | None, bias: str
-) -> dict[str, Tensor]:
+def _between(a: State, b: State, t: float, torus: Torus | None) -> dict[str, Tensor]:
     """A point of a segment, as a stack of one network; its buffers may be written to."""
-    if symmetry is None:
+    if torus is None:
         point = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
     else:
-        theta = torus.arcs(a, b, symmetry, bias)
-        point = torus.great_circles(a, b, t, symmetry, theta, bias)
+        point = torus.geodesic(a, b, t)
+    # (1, ...): networks are trained side by side, along the first dimension
     return {k: (v if v.is_floating_point() else v.clone())[None] for k, v in point.items()}

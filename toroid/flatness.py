@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import torus
 from ._state import State, check_choice, check_model
 from .data import Dataset, check_data
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
+from .torus import Torus
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -78,8 +78,11 @@ def local_energy(
     check_choice("noise", kind, NOISES)
     check_model(state, model)
     check_data(data)
-    if kind == "torus" and symmetry is None:
-        raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
+    torus = None
+    if kind == "torus":
+        if symmetry is None:
+            raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
+        torus = Torus.at_edge(symmetry, bias, state)
     names = [name for name, _ in model.named_parameters()]
     evaluator = Evaluator(model, Evaluation(**how))
 
@@ -97,7 +100,7 @@ def local_energy(
         raise ValueError(f"draws is {draws}; it must be positive")
     start, grown = error(state), np.empty((len(sizes), draws))
     for draw in range(draws):
-        walk = _walk(state, names, kind, symmetry, bias, torch.Generator().manual_seed(seed + draw))
+        walk = _walk(state, names, kind, torus, torch.Generator().manual_seed(seed + draw))
         grown[:, draw] = [error(walk(size)) - start for size in sizes]
     spread = grown.std(1, ddof=1) / draws**0.5 if draws > 1 else np.full(len(sizes), np.nan)
     return pd.DataFrame({"sigma": sizes, "energy": grown.mean(1), "standard_error": spread})
@@ -107,8 +110,7 @@ def _walk(
     state: State,
     names: Sequence[str],
     kind: str,
-    symmetry: Symmetry | None,
-    bias: str,
+    torus: Torus | None,
     generator: torch.Generator,
 ) -> Callable[[float], dict[str, Tensor]]:
     """From a size of the noise to the state, in one random direction."""
@@ -121,18 +123,16 @@ def _walk(
     z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
     if kind == "multiplicative":
         z = {k: v * state[k] for k, v in z.items()}
-    if kind != "torus" or symmetry is None:
+    if torus is None:
         return lambda size: {
             **state,
             **{k: torch.add(state[k], v, alpha=size) for k, v in z.items()},
         }
     tangent = {k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point()}
     tangent |= {k: v * state[k].square().mean().sqrt() for k, v in z.items()}
-    for scale in symmetry.scales:
-        point, way = scale.vectors(state, bias), scale.vectors(z, bias)
+    for scale in torus.symmetry.scales:
+        point, way = torus.vectors(state, scale), torus.vectors(z, scale)  # (units, numbers)
         way = way - (way * point).sum(1, keepdim=True) * point
         way /= max(1, way.shape[1] - 1) ** 0.5  # of a mean square of 1 over the draws
-        torus.write(tangent, scale, way, bias)
-    return lambda size: torus.exp(
-        state, {k: size * v for k, v in tangent.items()}, symmetry, bias=bias
-    )
+        torus.write(tangent, scale, way)
+    return lambda size: torus.exp(state, {k: size * v for k, v in tangent.items()})

@@ -17,7 +17,7 @@ from .data import Dataset, check_data
 from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path
 from .symmetry import Symmetry
-from .torus import to_spheres
+from .torus import Torus
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -218,8 +218,8 @@ def plane(
         The map.
 
     Raises:
-        ValueError: If there are not three states, they lie on one line, or a data set is empty or
-            no `Dataset`.
+        ValueError: If there are not three states, they lie on one line or do not fit the model or
+            the symmetry, `bias` is another word, or a data set is empty or no `Dataset`.
 
     Example:
         >>> import torch, toroid
@@ -233,6 +233,7 @@ def plane(
         raise ValueError(f"a plane takes three states, got {len(states)}")
     for state in states:
         check_model(state, model)
+    torus = None if symmetry is None else Torus.at_edge(symmetry, bias, *states, normal=False)
     corners = _coordinates(states, [name for name, _ in model.named_parameters()])
     low, high = corners.min(0), corners.max(0)
     reach = margin * (high - low)
@@ -244,8 +245,8 @@ def plane(
     places = [shares @ (column, row) for row in y for column in x]
     for second, third in tqdm(places, disable=not progress, leave=False):
         state = _affine(states, float(second), float(third))
-        if symmetry is not None:
-            state = to_spheres(state, symmetry, bias)
+        if torus is not None:
+            state = torus.project(state)
         if refresh is not None:
             state = evaluator.refresh(state, refresh)
         scores.append(evaluator.score(state, data))

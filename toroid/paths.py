@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import torus
 from ._state import State, check_binary, check_pair
 from .symmetry import Symmetry
+from .torus import Torus
 
 __all__ = ["Geodesic", "Hamming", "Joined", "Linear", "Path", "Polygon"]
 
@@ -86,14 +86,18 @@ class Geodesic:
     @cached_property
     def angles(self) -> dict[str, Tensor]:
         """The angle of each great circle, as in `toroid.angles`."""
-        return torus.joinable(self.a, self.b, self.symmetry, self.bias)
+        return self._torus.shortest(self.a, self.b)
+
+    @cached_property
+    def _torus(self) -> Torus:
+        return Torus.at_edge(self.symmetry, self.bias, self.a, self.b)
 
     def __post_init__(self) -> None:
         _ = self.angles  # an error now, if there is one
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        return torus.great_circles(self.a, self.b, t, self.symmetry, self.angles, self.bias)
+        return self._torus.geodesic(self.a, self.b, t, self.angles)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,186 @@ the last layer is one sphere; the network is a point on their product, the torus
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ._state import State, check_choice, check_finite, check_pair
-from .symmetry import Scale, Symmetry
-from .symmetry._groups import check_state, lengths, multiply, widened
+from .symmetry import Axis, Scale, Symmetry
+from .symmetry._elements import multiply
+from .symmetry._groups import check_state, lengths, widened
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 
 BIASES = ("euclidean", "joint")
+
+
+@dataclass(frozen=True)
+class Torus:
+    """The product of the spheres of a symmetry's free scales, one for each unit.
+
+    Its verbs trust what they are given; `at_edge` makes one of what a user gives, and checks it.
+
+    Attributes:
+        symmetry: From `find_symmetries`.
+        bias: ``"euclidean"`` or ``"joint"``, as in `normalize`.
+    """
+
+    symmetry: Symmetry
+    bias: str = "euclidean"
+
+    @classmethod
+    def at_edge(cls, symmetry: Symmetry, bias: str, *states: State, normal: bool = True) -> Torus:
+        """The torus of these states, which belong to one network and, if `normal`, lie on it."""
+        check_choice("bias", bias, BIASES)
+        for other in states[1:]:
+            check_pair(states[0], other)
+        check_state(states[0], symmetry)
+        torus = cls(symmetry, bias)
+        for state in states:
+            check_finite(state)
+            if normal:
+                torus.check_norms(state)
+        return torus
+
+    def check_norms(self, state: State) -> None:
+        """Every unit is of norm 1, or dead."""
+        for scale in self.symmetry.scales:
+            vectors = self.vectors(state, scale)
+            norms, precision = vectors.norm(dim=1), state[self.sphere(scale)[0].parameter].dtype
+            off = (norms - 1).abs() > max(1e-3, 8 * torch.finfo(precision).eps)
+            if off.any() and (off := off & vectors.any(1)).any():  # a dead unit's norm is 0
+                unit = int(off.nonzero()[0])
+                raise ValueError(
+                    f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the "
+                    f"state is not on the torus. Call normalize(..., bias={self.bias!r}) first"
+                )
+
+    def sphere(self, scale: Scale) -> tuple[Axis, ...]:
+        """The axes whose numbers are the units' vectors."""
+        return scale.sphere(self.bias)
+
+    def vectors(self, state: State, scale: Scale) -> Tensor:
+        """The vector of each unit, (units, numbers)."""
+        return scale.vectors(state, self.bias)
+
+    def write(self, result: dict[str, Tensor], scale: Scale, vectors: Tensor) -> None:
+        """Put each unit's vector back where `vectors` took it; replaces tensors in the dict."""
+        axes = self.sphere(scale)
+        sizes = [axis.count(result[axis.parameter]) for axis in axes]
+        for axis, part in zip(axes, vectors.split(sizes, dim=1), strict=True):
+            tensor = result[axis.parameter]
+            result[axis.parameter] = axis.put(tensor, part.to(tensor))
+
+    @cached_property
+    def covered(self) -> set[str]:
+        """The parameters whose every number is on a sphere."""
+        places: dict[tuple[str, int, int], int] = defaultdict(int)
+        full = set()
+        for axis in (a for scale in self.symmetry.scales for a in self.sphere(scale)):
+            places[axis.place] += axis.positions.numel()
+            if places[axis.place] == axis.extent:
+                full.add(axis.parameter)
+        return full
+
+    def normalize(self, state: State) -> dict[str, Tensor]:
+        """Every unit over the norm of its incoming weights, front to back; see `normalize`."""
+        result = {k: widened(v) for k, v in state.items()}
+        dead = {}
+        for scale in self.symmetry.scales:
+            norms = lengths(self.vectors(result, scale))  # (units,)
+            if count := int((norms == 0).sum()):
+                dead[scale.name] = count
+                norms = _settle_dead(result, scale, norms)
+            multiply(result, scale, 1 / norms)
+        if dead:
+            listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
+            warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=3)
+        return {k: v.to(state[k].dtype) for k, v in result.items()}
+
+    def project(self, state: State) -> dict[str, Tensor]:
+        """The nearest point of the torus: each vector over its norm, dead ones as they are.
+
+        Unlike `normalize` it pushes nothing into the readers; it brings back what left the spheres.
+        """
+        result = dict(state)
+        for scale in self.symmetry.scales:
+            vectors = self.vectors(state, scale)
+            norms = vectors.norm(dim=1, keepdim=True)
+            self.write(result, scale, vectors / torch.where(norms > 0, norms, 1.0))
+        return result
+
+    def angles(self, a: State, b: State) -> dict[str, Tensor]:
+        """For each scale the angles between the units' vectors, (units,)."""
+        return {
+            s.name: _angle(self.vectors(a, s), self.vectors(b, s)) for s in self.symmetry.scales
+        }
+
+    def shortest(self, a: State, b: State) -> dict[str, Tensor]:
+        """The angles between states that one geodesic joins; an error where none is shortest."""
+        theta = self.angles(a, b)
+        for scale in self.symmetry.scales:
+            _check_antipodal(scale, theta[scale.name])
+        return theta
+
+    def geodesic(
+        self, a: State, b: State, t: float, theta: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The point at `t`; `theta` are the angles, where they are known.
+
+        What a unit is multiplied by is laid along its axes, and each parameter computed once.
+        """
+        theta = self.angles(a, b) if theta is None else theta
+        weights: dict[str, list[Tensor]] = {}  # for each parameter what a and b are multiplied by
+        for scale in self.symmetry.scales:
+            ends = [(_sine_ratio(theta[scale.name], s), s) for s in (1 - t, t)]
+            for axis in self.sphere(scale):
+                like = widened(a[axis.parameter])
+                lines = [axis.spread(weight, like, fill=s) for weight, s in ends]
+                if axis.parameter in weights:  # other units have other positions of it
+                    own = axis.spread(torch.ones_like(ends[0][0]), like, fill=0.0) > 0
+                    pairs = zip(lines, weights[axis.parameter], strict=True)
+                    lines = [torch.where(own, line, other) for line, other in pairs]
+                weights[axis.parameter] = lines
+        curved = {
+            k: torch.mul(a[k], near).addcmul_(widened(b[k]), far).to(a[k].dtype)
+            for k, (near, far) in weights.items()
+        }
+        return {
+            k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
+            for k, v in a.items()
+        }
+
+    def log(self, a: State, b: State) -> dict[str, Tensor]:
+        """The tangent vector at `a` whose `exp` is `b`; an error where there is none."""
+        result = {k: b[k] - v for k, v in a.items() if v.is_floating_point()}
+        for scale in self.symmetry.scales:
+            first, second = self.vectors(a, scale), self.vectors(b, scale)  # (units, numbers)
+            theta = _angle(first, second)
+            _check_antipodal(scale, theta)
+            if ((first == 0).all(1) != (second == 0).all(1)).any():
+                raise ValueError(
+                    f"scale {scale.name!r} has units that are dead in one of the states only"
+                )
+            # the chord's part along the tangent: 2 sin²(θ/2) a + (b - a) keeps small angles exact
+            across = second - first + 2 * torch.sin(theta / 2)[:, None] ** 2 * first
+            self.write(result, scale, across * _sine_ratio_inverse(theta)[:, None])
+        return result
+
+    def exp(self, a: State, tangent: State) -> dict[str, Tensor]:
+        """Walk from `a`: great circles on the spheres, straight elsewhere."""
+        straight = {k for k, v in a.items() if v.is_floating_point()} - self.covered
+        result = {k: v + tangent[k] if k in straight else v for k, v in a.items()}
+        for scale in self.symmetry.scales:
+            point, step = self.vectors(a, scale), self.vectors(tangent, scale)  # (units, numbers)
+            length = step.norm(dim=1, keepdim=True)  # (units, 1)
+            moved = torch.cos(length) * point
+            moved += torch.sinc(length / torch.pi) * step  # sin|v|/|v|, 1 at 0
+            self.write(result, scale, moved)
+        return result
 
 
 def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
@@ -59,21 +228,8 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
         >>> bool(toroid.same_function(model, model.state_dict(), normal, x))
         True
     """
-    check_state(state, symmetry)
-    check_choice("bias", bias, BIASES)
-    check_finite(state)
-    result = {k: widened(v) for k, v in state.items()}
-    dead = {}
-    for scale in symmetry.scales:
-        norms = lengths(scale.vectors(result, bias))
-        if count := int((norms == 0).sum()):
-            dead[scale.name] = count
-            norms = _settle_dead(result, scale, norms)
-        multiply(result, scale, 1 / norms)
-    if dead:
-        listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
-        warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=2)
-    return {k: v.to(state[k].dtype) for k, v in result.items()}
+    torus = Torus.at_edge(symmetry, bias, state, normal=False)
+    return torus.normalize(state)
 
 
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:
@@ -96,7 +252,7 @@ def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tenso
         warnings.warn(
             f"dead units of {scale.name!r} that only later weights of a residual stream feed: the "
             f"scale of {unsettled} stays as it is, and differs between rescaled states",
-            stacklevel=3,
+            stacklevel=4,
         )
     for axis in scale.axes:
         if axis.role == "in":
@@ -131,13 +287,7 @@ def angles(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -
         >>> angles(a, a, symmetry)["1"]
         tensor([0., 0., 0., 0., 0.])
     """
-    _check_torus(a, b, symmetry, bias)
-    return arcs(a, b, symmetry, bias)
-
-
-def arcs(a: State, b: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
-    """`angles` of states that are known to be on the torus."""
-    return {s.name: _angle(s.vectors(a, bias), s.vectors(b, bias)) for s in symmetry.scales}
+    return Torus.at_edge(symmetry, bias, a, b).angles(a, b)
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
@@ -215,59 +365,14 @@ def geodesic(
         >>> round(distance(a, middle, symmetry) / distance(a, b, symmetry), 4)
         0.5
     """
-    return great_circles(a, b, t, symmetry, joinable(a, b, symmetry, bias), bias)
-
-
-def joinable(a: State, b: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
-    """The angles between two states that one geodesic joins; an error where none is shortest."""
-    found = angles(a, b, symmetry, bias=bias)
-    for scale in symmetry.scales:
-        _check_antipodal(scale, found[scale.name])
-    return found
-
-
-def great_circles(
-    a: State, b: State, t: float, symmetry: Symmetry, theta: dict[str, Tensor], bias: str
-) -> dict[str, Tensor]:
-    """`geodesic` for angles that are known; what a unit is multiplied by is laid along its axes."""
-    weights: dict[str, list[Tensor]] = {}
-    for scale in symmetry.scales:
-        ends = [(_sine_ratio(theta[scale.name], s), s) for s in (1 - t, t)]
-        for axis in scale.sphere(bias):
-            like = widened(a[axis.parameter])
-            lines = [axis.spread(weight, like, fill=s) for weight, s in ends]
-            if axis.parameter in weights:  # other units have other positions of it
-                own = axis.spread(torch.ones_like(ends[0][0]), like, fill=0.0) > 0
-                pairs = zip(lines, weights[axis.parameter], strict=True)
-                lines = [torch.where(own, line, other) for line, other in pairs]
-            weights[axis.parameter] = lines
-    curved = {
-        k: torch.mul(a[k], near).addcmul_(widened(b[k]), far).to(a[k].dtype)
-        for k, (near, far) in weights.items()
-    }
-    return {
-        k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
-        for k, v in a.items()
-    }
+    torus = Torus.at_edge(symmetry, bias, a, b)
+    return torus.geodesic(a, b, t, torus.shortest(a, b))
 
 
 def _sine_ratio(theta: Tensor, t: float) -> Tensor:
     """sin(tθ)/sin θ, with its limit t at θ = 0; there it has a gradient too."""
     angle = torch.where(theta > 0, theta, 1.0)
     return torch.where(theta > 0, torch.sin(t * angle) / torch.sin(angle), t)
-
-
-def to_spheres(state: State, symmetry: Symmetry, bias: str) -> dict[str, Tensor]:
-    """The nearest point of the torus: each vector over its norm, dead ones as they are.
-
-    Unlike `normalize` it pushes nothing into the readers; it brings back what has left the spheres.
-    """
-    result = dict(state)
-    for scale in symmetry.scales:
-        vectors = scale.vectors(state, bias)
-        norms = vectors.norm(dim=1, keepdim=True)
-        write(result, scale, vectors / torch.where(norms > 0, norms, 1.0), bias)
-    return result
 
 
 def log(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
@@ -295,20 +400,7 @@ def log(a: State, b: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
         >>> float(log(a, a, symmetry)["1.weight"].abs().max())
         0.0
     """
-    _check_torus(a, b, symmetry, bias)
-    result = {k: b[k] - v for k, v in a.items() if v.is_floating_point()}
-    for scale in symmetry.scales:
-        first, second = scale.vectors(a, bias), scale.vectors(b, bias)
-        theta = _angle(first, second)
-        _check_antipodal(scale, theta)
-        if ((first == 0).all(1) != (second == 0).all(1)).any():
-            raise ValueError(
-                f"scale {scale.name!r} has units that are dead in one of the states only"
-            )
-        # the chord's component along the tangent: 2 sin²(θ/2) a + (b - a) keeps small angles exact
-        across = second - first + 2 * torch.sin(theta / 2)[:, None] ** 2 * first
-        write(result, scale, across * _sine_ratio_inverse(theta)[:, None], bias)
-    return result
+    return Torus.at_edge(symmetry, bias, a, b).log(a, b)
 
 
 def _sine_ratio_inverse(theta: Tensor) -> Tensor:
@@ -342,41 +434,7 @@ def exp(
         >>> bool(distance(exp(a, log(a, b, symmetry), symmetry), b, symmetry) < 1e-5)
         True
     """
-    _check_torus(a, a, symmetry, bias)
-    result = {k: v + tangent[k] if v.is_floating_point() else v for k, v in a.items()}
-    for scale in symmetry.scales:
-        point, step = scale.vectors(a, bias), scale.vectors(tangent, bias)
-        length = step.norm(dim=1, keepdim=True)
-        moved = torch.cos(length) * point + torch.sinc(length / torch.pi) * step
-        write(result, scale, moved, bias)
-    return result
-
-
-def write(result: dict[str, Tensor], scale: Scale, vectors: Tensor, bias: str) -> None:
-    """Put each unit's vector back where `Scale.vectors` took it from."""
-    sizes = [axis.rows(result[axis.parameter]).shape[1] for axis in scale.sphere(bias)]
-    for axis, part in zip(scale.sphere(bias), vectors.split(sizes, dim=1), strict=True):
-        tensor = result[axis.parameter]
-        result[axis.parameter] = axis.put(tensor, part.to(tensor))
-
-
-def _check_torus(a: State, b: State, symmetry: Symmetry, bias: str) -> None:
-    """Both states belong to one network and every unit is of norm 1 (or dead)."""
-    check_choice("bias", bias, BIASES)
-    check_pair(a, b)
-    check_state(a, symmetry)
-    for state in (a, b):
-        check_finite(state)
-        for scale in symmetry.scales:
-            vectors = scale.vectors(state, bias)
-            norms, precision = vectors.norm(dim=1), state[scale.sphere(bias)[0].parameter].dtype
-            off = (norms - 1).abs() > max(1e-3, 8 * torch.finfo(precision).eps)
-            if off.any() and (off := off & vectors.any(1)).any():  # a dead unit's norm is 0
-                unit = int(off.nonzero()[0])
-                raise ValueError(
-                    f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the "
-                    f"state is not on the torus. Call normalize(..., bias={bias!r}) first"
-                )
+    return Torus.at_edge(symmetry, bias, a).exp(a, tangent)
 
 
 def _check_antipodal(scale: Scale, theta: Tensor) -> None:

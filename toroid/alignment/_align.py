@@ -11,10 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from .._state import State, check_choice, check_finite, check_pair
-from ..symmetry import Symmetry, flip, permute
+from ..symmetry import Symmetry
+from ..symmetry._elements import Element
 from ..symmetry._groups import check_state
-from ._matching import by_activation, cosines_of_pairs, descend, sequential, unit_length
-from ._overlaps import Moves, Overlaps, assign
+from ._matching import (
+    best_descent,
+    by_activation,
+    cosines_of_pairs,
+    sequential,
+    unit_length,
+)
+from ._overlaps import Overlaps, assign
 
 METHODS = ("sequential", "coordinate", "activation")
 
@@ -156,27 +163,21 @@ def align(
                 'method="activation" needs the model, and inputs to run it on: a tensor of two '
                 "or more"
             )
-        moves = by_activation(state, to, symmetry, model, inputs)
+        element = by_activation(state, to, symmetry, model, inputs)
     else:
         overlaps = Overlaps(to, state, symmetry)
-        moves = sequential(overlaps, symmetry, keep=method == "coordinate")
+        element = sequential(overlaps, keep=method == "coordinate")
         if method == "coordinate":
-            moves = descend(overlaps, symmetry, moves, restarts, seed)
-    aligned = flip(permute(state, moves.permutations, symmetry), moves.signs, symmetry)
-    return _compared(aligned, to, symmetry, moves.permutations, moves.signs)
+            element = best_descent(overlaps, element, restarts, seed)
+    return _compared(element.act(state), to, element)
 
 
-def _compared(
-    aligned: dict[str, Tensor],
-    to: State,
-    symmetry: Symmetry,
-    permutations: dict[str, Tensor],
-    signs: dict[str, Tensor],
-) -> Alignment:
+def _compared(aligned: dict[str, Tensor], to: State, element: Element) -> Alignment:
     """What was done, and how alike the units are that it brought together."""
-    cosines = {group.name: cosines_of_pairs(aligned, to, group) for group in symmetry.groups}
+    groups = element.symmetry.groups
+    cosines = {group.name: cosines_of_pairs(aligned, to, group) for group in groups}  # (units,)
     means = {name: float(values.mean()) for name, values in cosines.items()}
-    return Alignment(aligned, permutations, signs, means, cosines)
+    return Alignment(aligned, dict(element.permutations), dict(element.signs), means, cosines)
 
 
 def align_all(
@@ -240,7 +241,8 @@ def align_all(
             break
     if to is None:
         mean = _mean([other.state for other in found])
-        found = [_compared(f.state, mean, symmetry, f.permutations, f.signs) for f in found]
+        done = [Element(symmetry, f.permutations, f.signs) for f in found]
+        found = [_compared(f.state, mean, e) for f, e in zip(found, done, strict=True)]
     return found
 
 
@@ -254,4 +256,4 @@ def _mean(states: Sequence[State]) -> dict[str, Tensor]:
 
 def _overlap(state: State, other: State, symmetry: Symmetry) -> float:
     """What a descent raises, of two states as they are."""
-    return Overlaps(other, state, symmetry).objective(Moves.none(symmetry))
+    return Overlaps(other, state, symmetry).objective(Element(symmetry))

@@ -1,7 +1,7 @@
 """The ways to match: which unit of one network is which of the other.
 
-Each takes two states and gives `Moves`. Front to back on incoming weights (the paper's), from there
-on by coordinate descent, or by what the units do on data.
+Each takes two states and gives the `Element` that moves one of them. Front to back on incoming
+weights (the paper's), from there on by coordinate descent, or by what the units do on data.
 """
 
 from __future__ import annotations
@@ -10,56 +10,43 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .._state import State
+from ..symmetry._elements import Element
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
-from ._overlaps import Moves, Overlaps, assign
+from ._overlaps import Overlaps, Similarity, assign
 from ._values import Values, values_at_weights
 
 
-class Similarity(NamedTuple):
-    """Of all pairs of units: what a flip of one of them leaves as it is, and what it negates."""
-
-    plain: Tensor
-    odd: Tensor
-
-    @property
-    def best(self) -> Tensor:
-        """With the better sign."""
-        return self.plain + self.odd.abs()
-
-    def signs(self, permutation: Tensor) -> Tensor:
-        """The better sign of each pair."""
-        return 1 - 2 * (self.odd[torch.arange(len(permutation)), permutation] < 0).long().cpu()
-
-
-def sequential(overlaps: Overlaps, symmetry: Symmetry, keep: bool) -> Moves:
+def sequential(overlaps: Overlaps, keep: bool) -> Element:
     """Match a group, permute its producers and consumers, go on to the next."""
-    moves, waiting = Moves.none(symmetry), _waiting(symmetry)
+    symmetry = overlaps.symmetry
+    element, waiting = Element.identity(symmetry), _waiting(symmetry)
     for group in symmetry.groups:
-        _choose(group, symmetry, moves, partial(_cosines, overlaps, moves, waiting))
+        found = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
+        element = element.then(group, *found)
         for axis in group.axes:
             waiting[axis.parameter] -= Counter([axis.place])
         if not keep:
             overlaps.forget(group)
-    return moves
+    return element
 
 
-def _choose(
-    group: Group, symmetry: Symmetry, moves: Moves, similarity: Callable[..., Similarity]
-) -> None:
-    """Match the units of one group. Sets are compared by the best match of what is inside them."""
+def _chosen(
+    group: Group, symmetry: Symmetry, similarity: Callable[..., Similarity]
+) -> tuple[Tensor, Tensor | None]:
+    """The best permutation and signs of one group.
+
+    Sets are compared by the best match of what is inside them.
+    """
     kinds = symmetry.inside(group)
     if not kinds:
         found = similarity(group)
-        moves.permutations[group.name] = permutation = assign(found.best)
-        if group.flip:
-            moves.signs[group.name] = found.signs(permutation)
-        return
+        permutation = assign(found.best)
+        return permutation, found.signs(permutation)
     score = torch.zeros(group.size, group.size)
     for parts in kinds:
         best = similarity(_joined(parts), sure=True).best.unflatten(0, (group.size, -1))
@@ -67,7 +54,7 @@ def _choose(
         for i, j in torch.cartesian_prod(*[torch.arange(group.size)] * 2).tolist():
             inner = assign(best[i, j])
             score[i, j] += float(best[i, j, torch.arange(len(inner)), inner].sum())
-    moves.permutations[group.name] = assign(score)
+    return assign(score), None
 
 
 def _joined(parts: Sequence[Group]) -> Group:
@@ -97,7 +84,7 @@ def _waiting(symmetry: Symmetry) -> dict[str, Counter]:
 
 def _cosines(
     overlaps: Overlaps,
-    moves: Moves,
+    element: Element,
     waiting: Mapping[str, Counter],
     group: Group,
     sure: bool = False,
@@ -112,16 +99,18 @@ def _cosines(
 
     ready = [[axis for axis in axes if in_order(axis)] for axes in _makers(group)]
     vectors = [axes for axes in (ready if sure or any(ready) else _makers(group)) if axes]
-    total = overlaps.like.new_zeros(2, group.size, group.size)
+    total = Similarity.zero(group, overlaps.like)
     for axes in vectors:
-        products = torch.zeros_like(total)
-        norms = torch.zeros_like(total[:, 0])  # of the reference's units, and of the network's
+        products = Similarity.zero(group, overlaps.like)
+        norms = overlaps.like.new_zeros(2, group.size)  # of the reference's units, the network's
         for axis in axes:
             overlap = overlaps.of(group, axis)
-            products[int(group.flips(axis))] += overlap.values(moves)
-            norms += overlap.norms(moves)
-        total += _over(products, *norms.sqrt()) / len(vectors)
-    return Similarity(*total)
+            products.side(group, axis).add_(overlap.values(element))
+            norms += overlap.norms(element)
+        for whole, part in zip(total, products, strict=True):
+            if whole is not None and part is not None:
+                whole += _over(part, *norms.sqrt()) / len(vectors)
+    return total
 
 
 def _makers(group: Group) -> list[list[Axis]]:
@@ -135,48 +124,47 @@ def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return products / (a[:, None] * b)
 
 
-def descend(
-    overlaps: Overlaps, symmetry: Symmetry, start: Moves, restarts: int, seed: int
-) -> Moves:
+def best_descent(overlaps: Overlaps, start: Element, restarts: int, seed: int) -> Element:
     """The best of several coordinate descents; never worse than the start."""
     generator = torch.Generator().manual_seed(seed)
-    starts = [start, *[Moves.none(symmetry)] * restarts]
-    ends = [overlaps.descend(moves, generator) for moves in starts]
+    starts = [start, *[Element.identity(overlaps.symmetry)] * restarts]
+    ends = [overlaps.descend(element, generator) for element in starts]
     return max(ends, key=overlaps.objective) if restarts else ends[0]
 
 
 def by_activation(
     state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Tensor
-) -> Moves:
+) -> Element:
     """Match the correlations of the units' values over data."""
     first, second = (values_at_weights(model, s, inputs) for s in (to, state))
-    moves = Moves.none(symmetry)
+    element = Element.identity(symmetry)
     done = set[str]()
     for group in symmetry.groups:
         if group.name in done:
             continue
-        _choose(group, symmetry, moves, partial(_correlations, first, second))
-        for parts in symmetry.inside(group):
-            found = _correlations(first, second, _joined(parts))
-            for slot, part in enumerate(parts):
-                source = int(moves.permutations[group.name][slot])
-                place = [slice(i * part.size, (i + 1) * part.size) for i in (slot, source)]
-                block = Similarity(*(x[place[0], place[1]] for x in found))
-                moves.permutations[part.name] = permutation = assign(block.best)
-                if part.flip:
-                    moves.signs[part.name] = block.signs(permutation)
+        found = _chosen(group, symmetry, partial(_correlations, first, second))
+        element = element.then(group, *found)
+        sources = element.permutations[group.name].tolist()
+        for parts in symmetry.inside(group):  # units of one set with those of its partner
+            alike = _correlations(first, second, _joined(parts))
+            for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
+                rows, columns = (slice(i * part.size, (i + 1) * part.size) for i in (slot, source))
+                block = alike.block(rows, columns)
+                permutation = assign(block.best)
+                element = element.then(part, permutation, block.signs(permutation))
                 done.add(part.name)
-    return moves
+    return element
 
 
 def _correlations(to: Values, run: Values, group: Group, sure: bool = True) -> Similarity:
     """Correlations between all pairs of units, over images and places; the mean over weights."""
     pairs = list(zip(_units(to, group), _units(run, group), strict=True))
-    total = torch.zeros(2, group.size, group.size, dtype=torch.float64)
-    for (axis, a), (_, b) in pairs:
+    total = Similarity.zero(group, torch.empty(0, dtype=torch.float64))
+    for (axis, a), (_, b) in pairs:  # (units, images and places)
         a, b = (unit_length(x - x.mean(1, keepdim=True)) for x in (a, b))
-        total[int(group.flips(axis))] += (a @ b.T).to(total) / len(pairs)
-    return Similarity(*total)
+        side = total.side(group, axis)
+        side += (a @ b.T).to(side) / len(pairs)
+    return total
 
 
 def _units(run: Values, group: Group) -> list[tuple[Axis, Tensor]]:

@@ -12,153 +12,188 @@ change are not visited.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .._state import State
-from ..symmetry._groups import Axis, Group, Symmetry
+from ..symmetry._elements import Element
+from ..symmetry._groups import Axis, Group, Symmetry, widened
 
 Acting = list[tuple[Group, Axis]]
-
-
-def _exact(state: State) -> State:
-    """Numbers of half precision as float32: their sums would be too coarse."""
-    half = (torch.bfloat16, torch.float16)
-    return {k: v.float() if v.dtype in half else v for k, v in state.items()}
 
 
 def assign(similarity: Tensor) -> Tensor:
     """The permutation of the largest total similarity; between equals units stay in place."""
     if not similarity.isfinite().all():
         raise ValueError("the weights to match contain NaN or infinite numbers")
-    matrix = similarity.detach().double().cpu().clone()
+    matrix = similarity.detach().to("cpu", torch.float64, copy=True)  # (units, units)
     if not len(matrix):
         return torch.arange(0)
+    # a little more for staying, by the rounding of the products: equals are told apart by it
     matrix.diagonal().add_(8 * torch.finfo(similarity.dtype).eps * float(matrix.abs().max()))
     return torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1])
 
 
-@dataclass
-class Moves:
-    """What was done to each group: a permutation, and then signs."""
+class Similarity(NamedTuple):
+    """Of all pairs of units: what a flip of one of them leaves as it is, and what it negates.
 
-    permutations: dict[str, Tensor]
-    signs: dict[str, Tensor]
+    Matrices (units, units), the reference's units first; no `odd` where no unit flips.
+    """
+
+    plain: Tensor
+    odd: Tensor | None
+
+    @property
+    def best(self) -> Tensor:
+        """With the better sign."""
+        return self.plain if self.odd is None else self.plain + self.odd.abs()
+
+    def signs(self, permutation: Tensor) -> Tensor | None:
+        """The better sign of each pair."""
+        if self.odd is None:
+            return None
+        negative = self.odd[torch.arange(len(permutation)), permutation] < 0
+        return 1 - 2 * negative.long().cpu()
+
+    @property
+    def here(self) -> Tensor:
+        """With the signs that units have."""
+        return self.plain if self.odd is None else self.plain + self.odd
+
+    def block(self, rows: slice, columns: slice) -> Similarity:
+        """Of some of the pairs."""
+        odd = None if self.odd is None else self.odd[rows, columns]
+        return Similarity(self.plain[rows, columns], odd)
 
     @classmethod
-    def none(cls, symmetry: Symmetry) -> Moves:
-        """Every unit as it is."""
-        groups = symmetry.groups
-        return cls(
-            {g.name: torch.arange(g.size) for g in groups},
-            {g.name: torch.ones(g.size).long() for g in groups if g.flip},
-        )
+    def zero(cls, group: Group, like: Tensor) -> Similarity:
+        """What products are added to."""
+        plain = like.new_zeros(group.size, group.size)
+        return cls(plain, torch.zeros_like(plain) if group.flip else None)
 
-    def then(self, group: Group, step: Tensor, signs: Tensor, inside: Sequence[list[str]]) -> Moves:
-        """Also this step; where units are sets, what is inside them comes along."""
-        permutations, turned = dict(self.permutations), dict(self.signs)
-        permutations[group.name] = permutations[group.name][step]
-        if group.flip:
-            turned[group.name] = turned[group.name][step] * signs
-        for parts in inside:
-            for part, source in zip(parts, [parts[i] for i in step.tolist()], strict=True):
-                permutations[part] = self.permutations[source]
-                if source in self.signs:
-                    turned[part] = self.signs[source]
-        return Moves(permutations, turned)
-
-    def apply(self, tensor: Tensor, acting: Acting) -> Tensor:
-        """A parameter with these groups moved, one after the other."""
-        for group, axis in acting:
-            tensor = axis.permuted(tensor, self.permutations[group.name])
-            if group.flips(axis):
-                tensor = tensor * axis.spread(self.signs[group.name], tensor, fill=1.0)
-        return tensor
+    def side(self, group: Group, axis: Axis) -> Tensor:
+        """The matrix to which the numbers at an axis contribute."""
+        return self.odd if self.odd is not None and group.flips(axis) else self.plain
 
 
 class Overlap:
     """Products of a group's units in one parameter, a's with those of the moved b.
 
-    Where no other group indexes the units' own dimension, the products are kept, for b's units in
-    their first order, and renewed for the positions across that changed since.
+    This one moves the whole parameter and multiplies anew each time. It is always right; its two
+    kinds do less where that is enough.
     """
 
     def __init__(self, group: Group, axis: Axis, a: Tensor, b: Tensor, acting: Acting) -> None:
         self.group, self.axis, self.a, self.b, self.acting = group, axis, a, b, acting
         self.others = [(g, x) for g, x in acting if g is not group or x.place != axis.place]
-        self.coupled = any(g.name == group.name for g, _ in self.others)
-        across = {x.dim for _, x in self.others} - {axis.dim}
-        self.across = across.pop() if across else None
-        self.flat = not across and all(x.span == 1 for _, x in acting)
-        self.simple = self.flat and all(x.dim != axis.dim for _, x in self.others)
-        self.rows = axis.rows(a) if self.simple and axis.ordered else None
-        self.kept: Tensor | None = None
-        self.line: tuple[Tensor, Tensor] | None = None
 
-    def values(self, moves: Moves) -> Tensor:
+    @staticmethod
+    def of(group: Group, axis: Axis, a: Tensor, b: Tensor, acting: Acting) -> Overlap:
+        """The kind that does least."""
+        across = {x.dim for _, x in acting} - {axis.dim}
+        if len(across) > 1 or any(x.span > 1 for _, x in acting):
+            return Overlap(group, axis, a, b, acting)
+        alone = all(g is group for g, x in acting if x.dim == axis.dim)
+        return (Kept if alone else Gathered)(group, axis, a, b, acting)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the group indexes another dimension of the parameter as well."""
+        return any(group is self.group for group, _ in self.others)
+
+    def values(self, element: Element) -> Tensor:
         """``values[i, j]``: unit i of a with unit j of b as it is moved now."""
-        if not self.simple:
-            return self.axis.rows(self.a) @ self._moved(moves).T
-        self._renew(moves)
-        assert self.kept is not None
-        values = self.kept[:, moves.permutations[self.group.name]]
-        flips = self.group.flips(self.axis)
-        return values * moves.signs[self.group.name].to(values) if flips else values
+        return self.axis.rows(self.a) @ self.moved(element).T
 
-    def norms(self, moves: Moves) -> Tensor:
+    def norms(self, element: Element) -> Tensor:
         """Squared norms (2, units) of a's units and of b's as they are moved now."""
-        if self.simple:  # moves across do not change them
-            b = self.axis.rows(self.b)[moves.permutations[self.group.name]]
-        else:
-            b = self._moved(moves)
-        return torch.stack([x.square().sum(1) for x in (self.axis.rows(self.a), b)])
+        pair = (self.axis.rows(self.a), self.moved(element))
+        return torch.stack([x.square().sum(1) for x in pair])
 
-    def _moved(self, moves: Moves) -> Tensor:
-        """The rows of b's units as they are moved now."""
-        if not self.flat:
-            return self.axis.rows(moves.apply(self.b, self.acting))
+    def moved(self, element: Element) -> Tensor:
+        """The rows of b's units as they are moved now, (units, numbers)."""
+        return self.axis.rows(element.moved(self.b, self.acting))
+
+
+class Gathered(Overlap):
+    """Where one dimension at most lies across: only the numbers of the group's units are moved."""
+
+    def __init__(self, group: Group, axis: Axis, a: Tensor, b: Tensor, acting: Acting) -> None:
+        super().__init__(group, axis, a, b, acting)
+        self.across = next((x.dim for _, x in acting if x.dim != axis.dim), None)
+
+    def moved(self, element: Element) -> Tensor:
         own, places = self.axis.dim, self.axis.positions.flatten()
-        source, sign = self._sources(own, moves)
+        source, sign = self.sources(own, element)
         taken = _taken(self.b, own, source[places], sign[places])
         if self.across is not None:
-            taken = _taken(taken, self.across, *self._sources(self.across, moves))
+            taken = _taken(taken, self.across, *self.sources(self.across, element))
         return taken.movedim(own, 0).reshape(self.group.size, -1)
 
-    def _renew(self, moves: Moves) -> None:
-        """Bring what is kept to where the others are now."""
-        if self.across is None:
-            self.kept = self._products(self.a, self.b) if self.kept is None else self.kept
-            return
-        old, line = self.line, self._sources(self.across, moves)
-        new = line[0] if old is None else ((line[0] != old[0]) | (line[1] != old[1])).nonzero()
-        if self.kept is None or old is None or 2 * len(new) >= len(line[0]):
-            self.kept = self._products(self.a, _taken(self.b, self.across, *line))
-        elif len(new):
-            new = new.flatten()
-            now, before = (_taken(self.b, self.across, *(x[new] for x in y)) for y in (line, old))
-            here = self.a.index_select(self.across, new)
-            self.kept = self.kept + self._products(here, now - before)
-        self.line = line
-
-    def _products(self, a: Tensor, b: Tensor) -> Tensor:
-        rows = self.rows if a is self.a and self.rows is not None else self.axis.rows(a)
-        return rows @ self.axis.rows(b).T
-
-    def _sources(self, dim: int, moves: Moves) -> tuple[Tensor, Tensor]:
+    def sources(self, dim: int, element: Element) -> tuple[Tensor, Tensor]:
         """Where what stands at each position of a dimension comes from in b, and its sign."""
         size = self.b.shape[dim]
         source, sign = torch.arange(size), torch.ones(size)
         for group, axis in self.acting:  # sets before what is inside them
             if axis.dim == dim:
-                places = axis.positions
-                source[places] = source[places[moves.permutations[group.name]]]
+                places = axis.positions  # (units, block)
+                source[places] = source[places[element.permutations[group.name]]]
                 if group.flips(axis):
-                    sign[places] = moves.signs[group.name][:, None].to(sign)
+                    sign[places] = element.signs[group.name][:, None].to(sign)
         return source.to(self.b.device), sign.to(self.b)
+
+
+class Kept(Gathered):
+    """Where the group is alone on its dimension: the products are kept, for b's units unmoved.
+
+    Its own moves exchange columns of the products; those across renew what comes from the
+    positions that changed since.
+    """
+
+    def __init__(self, group: Group, axis: Axis, a: Tensor, b: Tensor, acting: Acting) -> None:
+        super().__init__(group, axis, a, b, acting)
+        self.rows = axis.rows(a)  # (units, numbers)
+        self.products: Tensor | None = None  # (units of a, units of b in their first order)
+        self.line: tuple[Tensor, Tensor] | None = None  # the sources across of those products
+
+    def values(self, element: Element) -> Tensor:
+        values = self._renewed(element)[:, element.permutations[self.group.name]]
+        flips = self.group.flips(self.axis)
+        return values * element.signs[self.group.name].to(values) if flips else values
+
+    def norms(self, element: Element) -> Tensor:
+        # moves across do not change them
+        b = self.axis.rows(self.b)[element.permutations[self.group.name]]
+        return torch.stack([x.square().sum(1) for x in (self.rows, b)])
+
+    def _renewed(self, element: Element) -> Tensor:
+        """The products, where the others are now."""
+        if self.across is None:
+            self.products = self._anew(self.b) if self.products is None else self.products
+            return self.products
+        old, self.line = self.line, self.sources(self.across, element)
+        if self.products is None or old is None:
+            self.products = self._anew(_taken(self.b, self.across, *self.line))
+            return self.products
+        new = ((self.line[0] != old[0]) | (self.line[1] != old[1])).nonzero().flatten()
+        if 2 * len(new) >= len(old[0]):  # all of it is less work than two times what is new
+            self.products = self._anew(_taken(self.b, self.across, *self.line))
+        elif len(new):
+            now, before = (
+                _taken(self.b, self.across, source[new], sign[new])
+                for source, sign in (self.line, old)
+            )
+            here = self.axis.rows(self.a.index_select(self.across, new))
+            self.products = self.products + here @ self.axis.rows(now - before).T
+        return self.products
+
+    def _anew(self, b: Tensor) -> Tensor:
+        return self.rows @ self.axis.rows(b).T
 
 
 def _taken(tensor: Tensor, dim: int, source: Tensor, sign: Tensor) -> Tensor:
@@ -178,36 +213,47 @@ class Overlaps:
     """
 
     def __init__(self, a: State, b: State, symmetry: Symmetry) -> None:
-        self.symmetry, self.a, self.b = symmetry, _exact(a), _exact(b)
+        self.symmetry = symmetry
+        # sums of products in half precision would be too coarse
+        self.a, self.b = ({k: widened(v) for k, v in s.items()} for s in (a, b))
         self.acting: dict[str, Acting] = {}
-        self.at: dict[tuple[str, int, int], list[int]] = {}  # who acts at one index of a dimension
         for group in symmetry.groups:
             for axis in group.axes:
-                acting = self.acting.setdefault(axis.parameter, [])
-                for index in axis.first_index(a[axis.parameter]):
-                    where = axis.parameter, axis.dim, index
-                    self.at.setdefault(where, []).append(len(acting))
-                acting.append((group, axis))
+                self.acting.setdefault(axis.parameter, []).append((group, axis))
         self.weights = sorted({x.parameter for g in symmetry.groups for x in g.axes if x.weighs})
         self.like = next(x for x in self.a.values() if x.is_floating_point())
         self.made: dict[tuple, Overlap] = {}
-        self.inside = {
-            group.name: [[part.name for part in parts] for parts in symmetry.inside(group)]
-            for group in symmetry.groups
-        }
+        self.at: dict[tuple[str, int], dict[int, list[int]]] = {}
 
     def of(self, group: Group, axis: Axis) -> Overlap:
         """The products of a group's units in one parameter."""
         key = group.name, axis.place
         if key not in self.made:
             a, b = (state[axis.parameter] for state in (self.a, self.b))
-            acting = self.acting[axis.parameter]
-            # other blocks of the same dimension do not move the numbers of this one
-            near = {i for i, (_, x) in enumerate(acting) if x.dim != axis.dim}
-            for index in axis.first_index(a):
-                near.update(self.at[axis.parameter, axis.dim, index])
-            self.made[key] = Overlap(group, axis, a, b, [acting[i] for i in sorted(near)])
+            self.made[key] = Overlap.of(group, axis, a, b, self._near(axis))
         return self.made[key]
+
+    def _near(self, axis: Axis) -> Acting:
+        """Who acts on the same numbers.
+
+        Other blocks of the same dimension (of a concatenation, say) do not move those of this one.
+        """
+        acting = self.acting[axis.parameter]
+        same = {i for i, (_, x) in enumerate(acting) if x.dim == axis.dim}
+        if len(same) > 1:
+            at = self._indexed(axis.parameter, axis.dim)
+            same = {i for index in axis.first_index(self.a[axis.parameter]) for i in at[index]}
+        return [pair for i, pair in enumerate(acting) if pair[1].dim != axis.dim or i in same]
+
+    def _indexed(self, parameter: str, dim: int) -> dict[int, list[int]]:
+        """For each index of a dimension, the numbers in `acting` of who acts there."""
+        if (parameter, dim) not in self.at:
+            at = self.at[parameter, dim] = defaultdict(list)
+            for i, (_, axis) in enumerate(self.acting[parameter]):
+                if axis.dim == dim:
+                    for index in axis.first_index(self.a[parameter]):
+                        at[index].append(i)
+        return self.at[parameter, dim]
 
     def forget(self, group: Group) -> None:
         """Free what was kept for a group."""
@@ -218,13 +264,13 @@ class Overlaps:
         """Those of all weights that make or read the units."""
         return [self.of(group, x) for x in group.axes if x.weighs]
 
-    def objective(self, moves: Moves, weights: Iterable[str] | None = None) -> float:
+    def objective(self, element: Element, weights: Iterable[str] | None = None) -> float:
         """The overlap of a and the moved b, over all weights or some."""
         names = self.weights if weights is None else weights
-        moved = ((self.a[n], moves.apply(self.b[n], self.acting[n])) for n in names)
+        moved = ((self.a[n], element.moved(self.b[n], self.acting[n])) for n in names)
         return sum(float((x.double() * y.double()).sum()) for x, y in moved)
 
-    def descend(self, moves: Moves, generator: torch.Generator) -> Moves:
+    def descend(self, element: Element, generator: torch.Generator) -> Element:
         """Coordinate descent: visit groups in random order until none can be improved."""
         stale = {group.name for group in self.symmetry.groups}
         while stale:
@@ -232,29 +278,27 @@ class Overlaps:
             for group in (self.symmetry.groups[i] for i in order):
                 if group.name in stale:
                     stale.discard(group.name)
-                    better = self._step(group, moves)
+                    better = self._step(group, element)
                     if better is not None:
-                        moves = better
+                        element = better
                         stale |= {g.name for o in self.around(group) for g, _ in o.others}
-        return moves
+        return element
 
-    def _step(self, group: Group, moves: Moves) -> Moves | None:
+    def _step(self, group: Group, element: Element) -> Element | None:
         """The best permutation and signs of one group, if they are better than those it has."""
         overlaps = self.around(group)
-        plain, odd = self.like.new_zeros(2, group.size, group.size)
+        found = Similarity.zero(group, self.like)
         for overlap in overlaps:
-            (odd if group.flips(overlap.axis) else plain).add_(overlap.values(moves))
-        best = plain + odd.abs()
+            found.side(group, overlap.axis).add_(overlap.values(element))
+        best = found.best
         step = assign(best)
-        rows = torch.arange(group.size)
-        now = (plain + odd).diagonal().double().sum()
-        gain = best[rows, step].double().sum() - now
+        now = found.here.diagonal().double().sum()
+        gain = best[torch.arange(group.size), step].double().sum() - now
         rounding = torch.finfo(best.dtype).eps ** 0.75
         if gain <= rounding * best.diagonal().double().abs().sum():
             return None
-        signs = 1 - 2 * (odd[rows, step] < 0).long().cpu()
-        moved = moves.then(group, step, signs, self.inside[group.name])
+        moved = element.then(group, step, found.signs(step))
         if group.whole or any(overlap.coupled for overlap in overlaps):  # not a sum over pairs
             names = {overlap.axis.parameter for overlap in overlaps}
-            return moved if self.objective(moved, names) > self.objective(moves, names) else None
+            return moved if self.objective(moved, names) > self.objective(element, names) else None
         return moved

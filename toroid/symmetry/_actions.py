@@ -1,4 +1,4 @@
-"""An element of the symmetry acting on a state: units exchanged, rescaled, flipped."""
+"""Units exchanged, rescaled, flipped: what is given is checked once, and an `Element` acts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .._state import State, check_tensor
-from ._groups import Symmetry, check_state, check_units, move, multiply
+from ._elements import Element
+from ._groups import Symmetry, check_state
 
 
 def permute(
@@ -38,10 +39,21 @@ def permute(
         True
     """
     check_state(state, symmetry)
-    result = dict(state)
+    sizes = {group.name: group.size for group in symmetry.groups}
     for name, permutation in permutations.items():
-        move(result, check_units(symmetry, name, permutation), permutation)
-    return result
+        check_tensor(f"the permutation of {name!r}", permutation, floating=False)
+        if name not in sizes:
+            raise ValueError(f"no group {name!r} to permute; there are {', '.join(sizes)}")
+        size = sizes[name]
+        if permutation.shape != (size,) or not torch.equal(
+            permutation.sort().values.cpu(), torch.arange(size)
+        ):
+            raise ValueError(
+                f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each "
+                f"once), got a tensor of shape {tuple(permutation.shape)}: "
+                f"{permutation.tolist()[:8]}"
+            )
+    return Element(symmetry, permutations=permutations).act(state)
 
 
 def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
@@ -71,20 +83,18 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
         True
     """
     check_state(state, symmetry)
-    result = dict(state)
-    scales = {scale.name: scale for scale in symmetry.scales}
+    sizes = {scale.name: len(scale.axes[0].index) for scale in symmetry.scales}
     for name, factor in factors.items():
-        if name not in scales:
-            raise ValueError(f"no free scale {name!r}; there are {', '.join(scales)}")
+        if name not in sizes:
+            raise ValueError(f"no free scale {name!r}; there are {', '.join(sizes)}")
         check_tensor(f"the factor of {name!r}", factor, floating=True)
-        size = len(scales[name].axes[0].index)
+        size = sizes[name]
         if factor.shape != (size,) or not (torch.isfinite(factor).all() and (factor > 0).all()):
             raise ValueError(
                 f"scale {name!r} takes {size} positive finite factors, got shape "
                 f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
             )
-        multiply(result, scales[name], factor)
-    return result
+    return Element(symmetry, factors=factors).act(state)
 
 
 def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
@@ -114,7 +124,6 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
         True
     """
     check_state(state, symmetry)
-    result = dict(state)
     odd = {group.name: group.flip for group in symmetry.groups if group.flip}
     for name, sign in signs.items():
         if name not in odd:
@@ -127,5 +136,4 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
             raise ValueError(
                 f"group {name!r} takes {size} signs, each 1 or -1, got {sign.tolist()}"
             )
-        multiply(result, odd[name], sign)
-    return result
+    return Element(symmetry, signs=signs).act(state)

@@ -43,17 +43,20 @@ def assemble(trace: Trace) -> Symmetry:
     for whole, inside in parts.items():
         for part in inside:
             around[part].add(whole)
+    # Units in the same places are alike; those inside two sets are not, as only with the whole
+    # set could one take the other's place.
     alone = {u: places for u, places in found.items() if u not in parts}
-    groups = [
+    made = [
         builder.group([[u] for u in units], places)
         for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
-    groups += [
+    made += [
         builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
         for members in _sets(parts, around, found, unit)
     ]
-    groups.sort(key=_place)
-    return Symmetry(_named(groups), builder.output(), tuple(trace.refused))
+    made.sort(key=lambda pair: _place(pair[0]))
+    groups = _with_parts(_named([group for group, _ in made]), [units for _, units in made])
+    return Symmetry(groups, builder.output(), tuple(trace.refused))
 
 
 def _place(group: Group) -> tuple[int, int, bool]:
@@ -62,7 +65,8 @@ def _place(group: Group) -> tuple[int, int, bool]:
     return first.order, min(map(min, first.axes[0].index)), not group.whole
 
 
-Places = tuple[tuple, ...]
+Places = tuple[tuple, ...]  # of a unit: (0, slot, what is frozen, how often) or (1, use)
+Units = list[list[int]]  # of a group: for each unit the components that move together
 
 
 def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, list[int]]:
@@ -89,7 +93,7 @@ def _sets(
     around: dict[int, set[int]],
     found: dict[int, Places],
     unit: _Components,
-) -> list[list[list[int]]]:
+) -> list[Units]:
     """Sets that can be exchanged as wholes: for each kind, the units of every set in one order.
 
     Wholes around the same units are one set (a head's width in the keys and in the norm of the
@@ -150,9 +154,9 @@ class _Builder:
                 self.first.setdefault(component, (number, position))
 
     def group(
-        self, members: list[list[int]], places: Sequence[tuple], whole: bool = False
-    ) -> Group:
-        """The group of these units; each is given as the components that move together."""
+        self, members: Units, places: Sequence[tuple], whole: bool = False
+    ) -> tuple[Group, Units]:
+        """The group of these units, and the units in its order: as their weights stand."""
         numbers = sorted({place[1] for place in places if place[0] == 0})
         if whole:  # the rows of a block carry its columns along
             made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
@@ -171,7 +175,7 @@ class _Builder:
         if whole:
             scales = [replace(scale, fixed=OF_PARTS) for scale in scales]
         flip = None if whole else self._flip([p for places in by_scale.values() for p in places])
-        return Group(scales[0].name, tuple(scales), flip)
+        return Group(scales[0].name, tuple(scales), flip), members
 
     def _flip(self, places: list[tuple[int, np.ndarray]]) -> Scale | None:
         """The axes of one sign for each unit, if it is free and no other unit has a part in it."""
@@ -245,7 +249,25 @@ def _named(groups: list[Group]) -> tuple[Group, ...]:
     )
 
 
-def _positions(components: np.ndarray, members: list[list[int]]) -> np.ndarray:
+def _with_parts(groups: Sequence[Group], members: Sequence[Units]) -> tuple[Group, ...]:
+    """Tell sets what is inside them: for each kind of unit, the names of its groups, set by set."""
+
+    def parts(group: Group, sets: Units) -> tuple[tuple[str, ...], ...]:
+        where = {u: (k, i) for k, unit in enumerate(sets) for i, u in enumerate(unit)}
+        kinds: dict[tuple[int, ...], dict[int, str]] = defaultdict(dict)
+        for part, units in zip(groups, members, strict=True):
+            spots = [] if part.whole else [where.get(u, (-1, -1)) for unit in units for u in unit]
+            slots = {k for k, _ in spots}
+            if len(slots) == 1 and min(slots) >= 0:  # at the same places i of each set k
+                kinds[tuple(i for _, i in spots)][slots.pop()] = part.name
+        full = [kind for kind in kinds.values() if len(kind) == group.size]
+        return tuple(tuple(kind[k] for k in range(group.size)) for kind in full)
+
+    pairs = zip(groups, members, strict=True)
+    return tuple(replace(g, parts=parts(g, units)) if g.whole else g for g, units in pairs)
+
+
+def _positions(components: np.ndarray, members: Units) -> np.ndarray:
     """The positions of each unit along a slot: of each of its components in turn, ascending."""
     where: dict[int, list[int]] = defaultdict(list)
     for position, component in enumerate(components.tolist()):

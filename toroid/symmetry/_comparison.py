@@ -70,13 +70,14 @@ def same_function(
     for state in (before, after):
         check_model(state, model)
     network = structure(model)
-    first, second = (_outputs(network, state, _tuple(example)) for state in (before, after))
-    return _compare(
+    first, second = (outputs_of(network, state, as_tuple(example)) for state in (before, after))
+    return compare(
         first, second, torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
     )
 
 
-def _compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
+def compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
+    """How two matrices of outputs (inputs, numbers) compare, up to the best factor between them."""
     dot, norm = (first * second).sum(), (first * first).sum()
     factor = float(dot / norm) if norm > 0 else 1.0
     size = float((factor * first).abs().max())
@@ -85,12 +86,13 @@ def _compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
     return Report(difference, factor, agreement, tolerance)
 
 
-def _tuple(example: Any) -> tuple[Any, ...]:
+def as_tuple(example: Any) -> tuple[Any, ...]:
+    """The arguments that an example of a network's input stands for."""
     return example if isinstance(example, tuple) else (example,)
 
 
 @torch.no_grad()
-def _outputs(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Tensor:
+def outputs_of(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Tensor:
     """All outputs for each input, as a matrix (inputs, numbers)."""
     like = next(v for v in state.values() if v.is_floating_point())
     unsaved = {  # buffers that a state does not hold

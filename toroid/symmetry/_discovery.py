@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .._network import UnsupportedError
 from .._state import State
 from . import _graph
-from ._actions import flip, permute, rescale
 from ._assembly import assemble
-from ._comparison import _compare, _outputs, _tuple
+from ._comparison import as_tuple, compare, outputs_of
+from ._elements import Element
 from ._groups import Group, Scale, Symmetry, check_state
 from ._labels import Slot
 
@@ -80,10 +80,22 @@ def find_symmetries(
         groups = tuple(_in_order(group, [*trace.slots.values()]) for group in given.groups)
         given = replace(given, groups=groups)
         symmetry, by_hand = symmetry | given, given.all_groups
+        _check_parts(symmetry)
     certain = symmetry.all_groups if strict else by_hand
     if not verify or not symmetry.all_groups:
         return symmetry
     return _verified(symmetry, model, example, certain, _graph.precision(exported))
+
+
+def _check_parts(symmetry: Symmetry) -> None:
+    """Sets by hand name groups that there are."""
+    names = {group.name for group in symmetry.groups}
+    for group in symmetry.groups:
+        if missing := sorted({part for parts in group.parts for part in parts} - names):
+            raise ValueError(
+                f"group {group.name!r} has parts that are no groups: {', '.join(missing)}; there "
+                f"are {', '.join(sorted(names))}"
+            )
 
 
 def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
@@ -115,14 +127,14 @@ def _verified(
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
     like_example = partial(_random_like, "", generator=generator)
-    inputs = [tree_map(like_example, _tuple(example)) for _ in range(draws)]
-    before = torch.cat([_outputs(network, state, x) for x in inputs])
+    inputs = [tree_map(like_example, as_tuple(example)) for _ in range(draws)]
+    before = torch.cat([outputs_of(network, state, x) for x in inputs])
 
     def wrong(*groups: Group) -> bool:
         part = _without(symmetry, [g for g in symmetry.all_groups if g not in groups])
-        moved = _random_element(state, part, generator)
-        after = torch.cat([_outputs(network, moved, x) for x in inputs])
-        return not _compare(before[:, finite], after[:, finite], tolerance)
+        moved = Element.random(part, generator).act(state)
+        after = torch.cat([outputs_of(network, moved, x) for x in inputs])
+        return not compare(before[:, finite], after[:, finite], tolerance)
 
     tolerance = torch.finfo(precision).eps ** 0.5
     finite = before.isfinite().all(0)
@@ -146,10 +158,12 @@ def _verified(
 
 def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
     """The symmetry without some of its groups, or without the last layer's factor."""
-    kept = tuple(group for group in symmetry.groups if group not in groups)
-    return replace(
-        symmetry, groups=kept, output=None if symmetry.output in groups else symmetry.output
-    )
+    kept = [group for group in symmetry.groups if group not in groups]
+    names = {group.name for group in kept}
+    # a kind of unit inside sets is one only as long as every set has its group
+    kept = [replace(g, parts=tuple(p for p in g.parts if names.issuperset(p))) for g in kept]
+    output = None if symmetry.output in groups else symmetry.output
+    return replace(symmetry, groups=tuple(kept), output=output)
 
 
 def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
@@ -163,21 +177,3 @@ def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
         return 0.1 * numbers  # large ones would drown what the layers before say
     weights = name and tensor.dim() > 1
     return numbers * (2 / max(1, tensor[0].numel())) ** 0.5 if weights else numbers
-
-
-def _random_element(state: State, symmetry: Symmetry, generator: torch.Generator) -> State:
-    """A state moved by a random cycle of every group and random factors for every scale."""
-    permutations = {}
-    for group in symmetry.groups:
-        order = torch.randperm(group.size, generator=generator)
-        permutations[group.name] = order.roll(1)[order.argsort()]  # no unit stays
-    factors = {
-        s.name: (0.3 * torch.randn(len(s.axes[0].index), generator=generator)).exp()
-        for s in symmetry.scales
-    }
-    signs = {
-        g.name: torch.randint(2, (g.size,), generator=generator) * 2 - 1
-        for g in symmetry.groups
-        if g.flip
-    }
-    return permute(flip(rescale(state, factors, symmetry), signs, symmetry), permutations, symmetry)

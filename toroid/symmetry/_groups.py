@@ -1,9 +1,8 @@
-"""The data of a symmetry: axes, scales, groups, and how an element of it acts on a state."""
+"""The data of a symmetry: axes, scales, groups; and what a state must have to fit one."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import State, check_tensor
+from .._state import State
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -131,6 +130,11 @@ class Axis:
             return flat[: len(self.index)].reshape(len(self.index), -1)
         return flat[self.positions.to(tensor.device)].flatten(1)
 
+    def count(self, tensor: Tensor) -> int:
+        """How many numbers each unit has there: the columns of `rows`."""
+        places = tensor.shape[self.dim : self.dim + self.span].numel()
+        return tensor.numel() // max(1, places) * len(self.index[0])
+
     def spread(self, values: Tensor, like: Tensor, fill: float) -> Tensor:
         """One value for each unit, laid along its positions: broadcasts against the parameter."""
         indexed = like.shape[self.dim : self.dim + self.span]
@@ -193,11 +197,14 @@ class Group:
             in two scales, what comes in and what its affine pair makes of it.
         flip: The axes that change sign with a unit where its activation is odd (tanh, sign, none);
             None where no sign is free.
+        parts: Where the units are sets of others (heads, blocks): for each kind of unit inside
+            them, the names of its groups, one for each set.
     """
 
     name: str
     scales: tuple[Scale, ...]
     flip: Scale | None = None
+    parts: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         sizes = {axis.parameter: len(axis.index) for scale in self.scales for axis in scale.axes}
@@ -205,13 +212,18 @@ class Group:
             raise ValueError(
                 f"group {self.name!r} needs axes with one number of units, got {sizes}"
             )
+        if any(len(names) != self.size for names in self.parts):
+            raise ValueError(
+                f"group {self.name!r} has {self.size} sets; for each kind of unit inside them its "
+                f"parts name a group for every set, got {self.parts}"
+            )
 
     @property
     def size(self) -> int:
         """Number of units."""
         return len(self.scales[0].axes[0].index)
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """Every place where the units appear, each once."""
         places = {a.place: a for scale in self.scales for a in scale.axes}
@@ -264,7 +276,7 @@ class Symmetry:
         """The groups and the last layer."""
         return self.groups if self.output is None else (*self.groups, self.output)
 
-    @property
+    @cached_property
     def scales(self) -> tuple[Scale, ...]:
         """The free scales, the last layer's too, in the order of normalising: front to back."""
         free = [scale for group in self.all_groups for scale in group.scales if not scale.fixed]
@@ -272,23 +284,7 @@ class Symmetry:
 
     def inside(self, group: Group) -> list[list[Group]]:
         """Where units are sets: for each kind of unit inside them, its group in every set."""
-        if not group.whole:
-            return []
-        where = {
-            axis.place: {p: (k, i) for k, unit in enumerate(axis.index) for i, p in enumerate(unit)}
-            for axis in group.axes
-        }
-        kinds: dict[Any, dict[int, Group]] = defaultdict(dict)
-        for part in self.groups:
-            axis, places = part.axes[0], tuple(a.place for a in part.axes)
-            if axis.place not in where:
-                continue
-            found = [where.get(axis.place, {}).get(p, (-1, -1)) for u in axis.index for p in u]
-            slots = {k for k, _ in found}
-            if part is not group and len(slots) == 1 and min(slots) >= 0:
-                kinds[places, tuple(i for _, i in found)][slots.pop()] = part
-        full = [parts for parts in kinds.values() if len(parts) == group.size]
-        return [[parts[k] for k in range(group.size)] for parts in full]
+        return [[self[name] for name in names] for names in group.parts]
 
     def __or__(self, other: Symmetry) -> Symmetry:
         """Both symmetries; a place in a parameter belongs to a group of one of them only."""
@@ -336,7 +332,8 @@ def _group_from(data: dict[str, Any]) -> Group:
         return Scale(**{**fields, "axes": tuple(map(axis, fields["axes"]))})
 
     flip = data["flip"] and scale(data["flip"])
-    return Group(data["name"], tuple(map(scale, data["scales"])), flip)
+    parts = tuple(map(tuple, data["parts"]))
+    return Group(data["name"], tuple(map(scale, data["scales"])), flip, parts)
 
 
 Row = tuple[str, str, str, str, str]
@@ -361,25 +358,6 @@ def _short(names: Iterable[str], most: int = 3) -> str:
     return (", ".join(names[:most]) or "-") + more
 
 
-def move(state: dict[str, Tensor], group: Group, permutation: Tensor) -> None:
-    """Exchange the units of one group; replaces tensors in the dict."""
-    for axis in group.axes:
-        state[axis.parameter] = axis.permuted(state[axis.parameter], permutation)
-
-
-def multiply(state: dict[str, Tensor], scale: Scale, factor: Tensor) -> None:
-    """Let a factor for each unit act on a scale's axes; replaces tensors in the dict."""
-    for axis in scale.axes:
-        if axis.power == 0:
-            continue
-        tensor = state[axis.parameter]
-        powers = axis.spread(factor.to(tensor) ** axis.power, tensor, fill=1.0)
-        result = tensor * powers
-        if axis.eps:  # (var + ε) λ² - ε, in a form that leaves var as it is where λ is 1
-            result += axis.eps * (powers - 1)
-        state[axis.parameter] = result
-
-
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
     if not hasattr(symmetry, "all_groups"):
@@ -400,20 +378,3 @@ def check_state(state: State, symmetry: Symmetry) -> None:
                     f"indexes {needed} places of dimension {axis.dim}; was the "
                     "symmetry found on another network?"
                 )
-
-
-def check_units(symmetry: Symmetry, name: str, permutation: Tensor) -> Group:
-    """A permutation holds every unit of a group once; returns the group."""
-    check_tensor(f"the permutation of {name!r}", permutation, floating=False)
-    groups = {group.name: group for group in symmetry.groups}
-    if name not in groups:
-        raise ValueError(f"no group {name!r} to permute; there are {', '.join(groups)}")
-    size = groups[name].size
-    if permutation.shape != (size,) or not torch.equal(
-        permutation.sort().values.cpu(), torch.arange(size)
-    ):
-        raise ValueError(
-            f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each once), "
-            f"got a tensor of shape {tuple(permutation.shape)}: {permutation.tolist()[:8]}"
-        )
-    return groups[name]
