@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import toroid
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_state
+from toroid.torus import Torus
 
 SEEDS, BIAS = st.integers(0, 10_000), st.sampled_from(["euclidean", "joint"])
 EVERY = pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("binary")])
@@ -298,3 +299,102 @@ def test_nothing_is_written_into_the_input():
     toroid.exp(normal, toroid.log(normal, normal, symmetry), symmetry)
     assert gap(state, copy) == 0
     assert gap(normal, kept) == 0
+
+
+# --- the torus as one object ------------------------------------------------------------------------
+
+NORMED = pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "norm1d", "residual"])
+
+
+def twins(name, seed, dead, bias):
+    """Two normal states of random BatchNorm statistics, γ of both signs; dead in the same units."""
+    a, b, symmetry = pair(name, seed, bias)
+    if dead:
+        for scale in symmetry.scales[:-1]:
+            for axis in scale.sphere(bias):
+                for state in (a, b):
+                    vectors = axis.rows(state[axis.parameter]).clone()
+                    vectors[0] = 0
+                    state[axis.parameter] = axis.put(state[axis.parameter], vectors)
+    return a, b, symmetry
+
+
+@QUIET
+@NORMED
+@given(seed=SEEDS, dead=st.booleans(), bias=BIAS)
+@settings(max_examples=4)
+def test_the_torus_does_what_the_functions_do(name, seed, dead, bias):
+    a, b, symmetry = twins(name, seed, dead, bias)
+    torus, state = Torus(symmetry, bias), random_state(network(name)[0], seed, dead)
+    assert gap(torus.normalize(state), toroid.normalize(state, symmetry, bias=bias)) == 0
+    assert gap(torus.angles(a, b), toroid.angles(a, b, symmetry, bias=bias)) == 0
+    assert gap(torus.geodesic(a, b, 0.3), toroid.geodesic(a, b, 0.3, symmetry, bias=bias)) == 0
+    assert gap(torus.geodesic(a, b, 0.3), toroid.Geodesic(a, b, symmetry, bias)(0.3)) == 0
+    way = torus.log(a, b)
+    assert gap(way, toroid.log(a, b, symmetry, bias=bias)) == 0
+    assert gap(torus.exp(a, way), toroid.exp(a, way, symmetry, bias=bias)) == 0
+    assert gap(torus.exp(a, way), b) < 1e-9
+
+
+@NORMED
+@given(seed=SEEDS, bias=BIAS)
+@settings(max_examples=4)
+def test_what_is_written_is_what_is_read(name, seed, bias):
+    model, _, symmetry = network(name)
+    torus, state = Torus(symmetry, bias), random_state(model, seed)
+    for scale in symmetry.scales:
+        result, vectors = dict(state), torus.vectors(state, scale)
+        assert [axis.count(state[axis.parameter]) for axis in torus.sphere(scale)] == [
+            axis.rows(state[axis.parameter]).shape[1] for axis in torus.sphere(scale)
+        ]
+        torus.write(result, scale, 2 * vectors)
+        assert torch.equal(torus.vectors(result, scale), 2 * vectors)
+        torus.write(result, scale, vectors)
+        assert gap(result, state) == 0
+
+
+@NORMED
+@given(seed=SEEDS, dead=st.booleans(), bias=BIAS)
+@settings(max_examples=4)
+def test_the_nearest_point_divides_each_vector_alone(name, seed, dead, bias):
+    model, _, symmetry = network(name)
+    state = random_state(model, seed, dead)
+    point = Torus(symmetry, bias).project(state)
+    for scale in symmetry.scales:
+        for u, v in zip(scale.vectors(state, bias), scale.vectors(point, bias), strict=True):
+            norm = math.sqrt(sum(x * x for x in u.tolist()))
+            assert v.tolist() == pytest.approx([x / (norm or 1) for x in u.tolist()])
+    off = {x.parameter for scale in symmetry.scales for x in scale.sphere(bias)}
+    assert all(point[k] is v for k, v in state.items() if k not in off)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("binary")])
+@pytest.mark.parametrize("bias", ["euclidean", "joint"])
+def test_a_parameter_is_covered_if_no_number_is_off_the_spheres(name, bias):
+    model, _, symmetry = network(name)
+    torus = Torus(symmetry, bias)
+    ones = {k: torch.ones_like(v) for k, v in random_state(model, 0).items()}
+    for scale in symmetry.scales:
+        torus.write(ones, scale, torch.zeros_like(torus.vectors(ones, scale)))
+    assert torus.covered == {k for k, v in ones.items() if not v.any()}
+
+
+def test_what_is_given_is_checked_once(monkeypatch):
+    a, b, symmetry = pair("vgg16_bn", 0)
+    model, example, _ = network("vgg16_bn")
+    data = toroid.data.Dataset(example, torch.arange(len(example)) % 5, 5)
+    checked = []
+    monkeypatch.setattr(toroid.torus, "check_finite", lambda state: checked.append("finite"))
+    for module in (toroid.torus, toroid.alignment._align, toroid.symmetry._actions):
+        monkeypatch.setattr(module, "check_state", lambda state, symmetry: checked.append("fits"))
+    calls = {
+        "local_energy": (lambda: toroid.local_energy(a, model, data, sigma=[0.1, 0.2], symmetry=symmetry, draws=3), 1),
+        "path": (lambda: [toroid.Geodesic(a, b, symmetry)(t) for t in (0.5,)], 2),
+        "plane": (lambda: toroid.plane([a, b, random_state(model, 5)], model, data, points=3, symmetry=symmetry), 3),
+        "align": (lambda: toroid.align(b, to=a, symmetry=symmetry), 0),
+    }  # fmt: skip
+    for name, (call, states) in calls.items():
+        checked.clear()
+        call()
+        assert checked.count("finite") == states, name
+        assert checked.count("fits") == 1, name

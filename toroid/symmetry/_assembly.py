@@ -25,11 +25,12 @@ class _Components:
             for side in (0, 1)
         )
         graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(trace.count, trace.count))
-        self.of = connected_components(graph, directed=False)[1]  # label -> component
+        # what ties join, directly or through others, is one: (labels,), label -> component
+        self.of = connected_components(graph, directed=False)[1]
         self.reasons: dict[int, str] = {}
         for labels, reason in trace.frozen[kind]:
             for component in np.unique(self.of[labels.numpy()]).tolist():
-                self.reasons.setdefault(component, reason)
+                self.reasons.setdefault(component, reason)  # the first reason is the one to show
         self.frozen = np.isin(self.of, list(self.reasons))  # label -> whether it is frozen
 
 
@@ -43,8 +44,8 @@ def assemble(trace: Trace) -> Symmetry:
     for whole, inside in parts.items():
         for part in inside:
             around[part].add(whole)
-    # Units in the same places are alike; those inside two sets are not, as only with the whole
-    # set could one take the other's place.
+    # Units in the same places are alike, but not those inside different sets: one could take the
+    # other's place only along with its whole set.
     alone = {u: places for u, places in found.items() if u not in parts}
     made = [
         builder.group([[u] for u in units], places)
@@ -105,10 +106,13 @@ def _sets(
     kinds: dict[tuple, list[list[int]]] = defaultdict(list)
     for inside, wholes in merged.items():
         everything = [*wholes, *inside]
+        # a set with a fixed part cannot move; sets inside sets are left as they are
         if any(u in unit.reasons for u in everything) or any(around[w] for w in wholes):
             continue
+        # a part that another set holds too would be torn out of it
         if any(around[u] != set(wholes) for u in inside):
             continue
+        # by their places first, so that the same kinds of parts stand at the same i in every set
         members = sorted((u for u in everything if u in found), key=lambda u: (found[u], u))
         if members:
             kinds[tuple((found[u]) for u in members)].append(members)
@@ -121,7 +125,8 @@ def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
     found: dict[int, list[tuple]] = defaultdict(list)
     for number, slot in enumerate(builder.slots):
         ids = slot.ids
-        rows = np.stack([unit.of[ids], scale.frozen[ids] + 2 * sign.frozen[ids]])
+        # units whose factor or sign is fixed are not alike with those where it is free
+        rows = np.stack([unit.of[ids], scale.frozen[ids] + 2 * sign.frozen[ids]])  # (2, positions)
         rows, counts = np.unique(rows, axis=1, return_counts=True)
         for component, fixed, count in zip(*rows.tolist(), counts.tolist(), strict=True):
             found[component].append((0, number, fixed, count))
@@ -163,6 +168,8 @@ class _Builder:
             numbers = [
                 n for n in numbers if self.slots[n].span == 1 or self.slots[n].parameter not in made
             ]
+        # Slots go together if one factor for each unit acts on them: a BatchNorm's input and its
+        # affine pair hold the same units with other factors.
         by_scale: dict[bytes, list[tuple[int, np.ndarray]]] = defaultdict(list)
         members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
         for number in numbers:
@@ -185,6 +192,7 @@ class _Builder:
         signs = np.concatenate([self.sign.of[self.slots[n].ids[p]] for n, p in free], 1)
         owned = [set(unit) for unit in signs.tolist()]
         own = set().union(*owned)
+        # apart: no two units share a sign, and none is used outside of these places
         apart = sum(map(len, owned)) == len(own) and sum(self.signs[c] for c in own) == signs.size
         order = min(n for n, _ in free)
         axes = tuple(self._axis(self.slots[n], p.tolist(), order) for n, p in free)
@@ -195,6 +203,7 @@ class _Builder:
         first, positions = places[0]
         factors = np.unique(self.scale.of[self.slots[first].ids][positions])
         reason = self.scale.reasons.get(int(factors[0]), "")
+        # A factor is one unit's own if there is one for each and all its places are these.
         held = sum(p.size for _, p in places)
         if not reason and (
             len(factors) != len(positions) or held != sum(self.total[f] for f in factors.tolist())
@@ -206,6 +215,7 @@ class _Builder:
         return Scale(axes[0].module, axes, reason, first)
 
     def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
+        # normalising goes front to back: what these weights read is not settled yet
         late = slot.role == "out" and self._reads_from(slot.parameter, order)
         index = tuple(map(tuple, positions))
         role = "late" if late else slot.role
