@@ -467,7 +467,7 @@ def test_prune_beside_a_writer_does_no_harm(tmp_path):
     with meanwhile(lambda: store.put(minimizer, stored)), meanwhile(store.verify):
         assert together(*[store.prune] * 3, times=5) == [[]] * 15
         assert gap(store.get(minimizer).state, stored.state) == 0
-    assert [p.suffix for p in sorted(tmp_path.iterdir())] == [".safetensors", ".json", ".part"]
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".part", ".safetensors"]
 
 
 def test_a_run_that_ends_leaves_what_its_neighbour_writes(tmp_path):
