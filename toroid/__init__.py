@@ -26,6 +26,7 @@ from . import (
     paths,
     shallow,
     symmetry,
+    tasks,
     torus,
     training,
 )
@@ -60,6 +61,7 @@ from .symmetry import (
     rescale,
     same_function,
 )  # fmt: skip
+from .tasks import Task
 from .torus import angles, distance, exp, geodesic, log, normalize
 
 __version__ = _version("toroid")
@@ -85,6 +87,7 @@ __all__ = [
     "Store",
     "Stored",
     "Symmetry",
+    "Task",
     "UnsupportedError",
     "align",
     "align_all",
@@ -128,6 +131,7 @@ __all__ = [
     "shallow",
     "sharpness",
     "symmetry",
+    "tasks",
     "torus",
     "train_all",
     "training",

@@ -1,12 +1,13 @@
 """Measures of flatness that readers know from elsewhere: Hessian, sharpness, Fisher-Rao norm.
 
-All are of the mean cross-entropy, with BatchNorm's running statistics, at one state. Which of them
+All are of the mean loss of a task, with BatchNorm's running statistics, at one state. Which of them
 are the same for two rescalings of one function is part of each docstring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,74 +15,83 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
-from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves, tree_map
 
-from ._network import ALONE, structure
+from ._batches import Batch, Batches, Data
+from ._network import ALONE, Kept, cast, structure
 from ._state import State, check_model
-from .data import Dataset, check_data
+from .tasks import Task, checked_task, classification, take
 
 __all__ = ["Hessian", "fisher_rao", "hessian", "sharpness"]
 
 Weights = dict[str, Tensor]
 
 
-def _forwards(function: Callable[[Weights], Any], weights: Weights, direction: Weights) -> Any:
-    """The derivative of a function along a direction."""
+def _forwards(
+    function: Callable[[Weights], Any], weights: Weights, direction: Weights
+) -> tuple[Any, Any]:
+    """A function's value, and its derivative along a direction."""
     with ALONE:
-        return jvp(function, (weights,), (direction,))[1]
+        value, change = jvp(function, (weights,), (direction,))
+    return value, change
 
 
 class _Loss:
-    """The loss of a network on a data set, as a function of its parameters."""
+    """A task's mean loss of a network on some data, as a function of its parameters."""
 
     def __init__(
-        self, state: State, model: nn.Module, data: Dataset, factor: float, batch_size: int
+        self, state: State, model: nn.Module, data: Data, task: Task, factor: float, size: int
     ) -> None:
         check_model(state, model)
-        check_data(data)
         names = [name for name, _ in model.named_parameters()]
         self.weights = {k: state[k].detach() for k in names}
         self.buffers = {k: v.clone() for k, v in state.items() if k not in self.weights}
-        self.network, self.factor = structure(model), factor
-        self.data, self.batch_size = data, batch_size
+        self.network, self.factor, self.task = structure(model), factor, checked_task(task)
+        self.batches = Batches(data, task, size, model)
+        self.kept = Kept(self.network)
+        if not self.kept.settled:
+            first = next(iter(self.batches))
+            self.kept.settle(lambda: self.outputs(self.weights, first))
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels = self.data.images, self.data.labels
-        return zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+    def outputs(self, weights: Weights, batch: Batch) -> Any:
+        """Outputs that count, times the factor."""
+        like = next(iter(weights.values()))
+        inputs = tree_map(partial(cast, like=like), (batch.arguments, batch.named))
+        state = {**self.buffers, **weights}
+        found = take(functional_call(self.network, state, *inputs), self.task.outputs)
+        return tree_map(lambda x: self.factor * x if isinstance(x, Tensor) else x, found)
 
-    def outputs(self, weights: Weights, images: Tensor) -> Tensor:
-        dtype = next(iter(weights.values())).dtype
-        images = images.to(dtype, copy=True)  # a network may write into them
-        return self.factor * functional_call(self.network, {**self.buffers, **weights}, (images,))
+    def mean(self, weights: Weights, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
+        return self.task.loss(self.outputs(weights, batch), batch.targets)
 
-    def share(self, weights: Weights, images: Tensor, labels: Tensor) -> Tensor:
-        """What a batch adds to the mean loss."""
-        outputs = self.outputs(weights, images)
-        return cross_entropy(outputs, labels, reduction="sum") / len(self.data)
-
-    def total(self, function: Callable[[Tensor, Tensor], Weights]) -> Weights:
-        """The sum over batches."""
-        result = {k: torch.zeros_like(v) for k, v in self.weights.items()}
-        for images, labels in self.batches():
-            for name, part in function(images, labels).items():
-                result[name] += part
-        return result
+    def total(self, function: Callable[[Batch], Weights]) -> Weights:
+        """The mean over all examples of what a function says of a batch's mean loss."""
+        result, count = {k: torch.zeros_like(v) for k, v in self.weights.items()}, 0
+        for batch in self.batches:
+            count += batch.examples
+            self.kept.forget()
+            for name, part in function(batch).items():
+                result[name] += batch.examples * part
+        return {k: v / count for k, v in result.items()}
 
     def value(self, weights: Weights) -> float:
+        self.kept.forget()
         with torch.no_grad():
-            return sum(float(self.share(weights, x, y)) for x, y in self.batches())
+            found = [(b.examples, float(self.mean(weights, b))) for b in self.batches]
+        return sum(n * loss for n, loss in found) / sum(n for n, _ in found)
 
     def gradient(self) -> Weights:
-        return self.total(lambda x, y: grad(self.share)(self.weights, x, y))
+        return self.total(lambda batch: grad(self.mean)(self.weights, batch))
 
     def curvature(self, vector: Weights) -> Weights:
         """The Hessian times a vector."""
 
-        def product(images: Tensor, labels: Tensor) -> Weights:
+        def product(batch: Batch) -> Weights:
             def slope(weights: Weights) -> Weights:
-                return grad(self.share)(weights, images, labels)
+                return grad(self.mean)(weights, batch)
 
-            return _forwards(slope, self.weights, vector)
+            return _forwards(slope, self.weights, vector)[1]
 
         return self.total(product)
 
@@ -101,8 +111,8 @@ class Hessian(NamedTuple):
 
 
 def hessian(
-    state: State, model: nn.Module, data: Dataset, *, draws: int = 10, seed: int = 0,
-    factor: float = 1.0, tolerance: float = 1e-3, batch_size: int = 250,
+    state: State, model: nn.Module, data: Data, *, task: Task = classification, draws: int = 10,
+    seed: int = 0, factor: float = 1.0, tolerance: float = 1e-3, batch_size: int = 250,
 ) -> Hessian:  # fmt: skip
     """Largest eigenvalue and trace of the loss's Hessian.
 
@@ -112,7 +122,8 @@ def hessian(
     Args:
         state: State dict.
         model: The network; it is not changed.
-        data: Usually the training data, or some of it.
+        data: Usually the training data, or some of it; as in `evaluate`.
+        task: Whose loss; see `toroid.tasks`.
         draws: How many z, at least 2.
         seed: Draws them, and the first vector of Lanczos's method.
         factor: Times the outputs: what brings a normalised network's back to their size.
@@ -123,8 +134,7 @@ def hessian(
         ``(eigenvalue, trace, trace_error)``.
 
     Raises:
-        ValueError: If the state does not fit the model, the data set is empty or no `Dataset`, or
-            `draws` is below 2.
+        ValueError: As `evaluate`, or if `draws` is below 2.
 
     Example:
         >>> import torch, toroid
@@ -136,7 +146,7 @@ def hessian(
     """
     if draws < 2:
         raise ValueError(f"draws is {draws}; a standard error takes at least 2")
-    loss = _Loss(state, model, data, factor, batch_size)
+    loss = _Loss(state, model, data, task, factor, batch_size)
     generator = torch.Generator().manual_seed(seed)
 
     def pack(weights: Weights) -> np.ndarray:
@@ -158,8 +168,8 @@ def hessian(
 
 
 def sharpness(
-    state: State, model: nn.Module, data: Dataset, *, radius: float = 0.05, adaptive: bool = False,
-    factor: float = 1.0, batch_size: int = 250,
+    state: State, model: nn.Module, data: Data, *, task: Task = classification,
+    radius: float = 0.05, adaptive: bool = False, factor: float = 1.0, batch_size: int = 250,
 ) -> float:  # fmt: skip
     """How much the loss grows by the step that SAM takes (Foret et al. 2021).
 
@@ -169,7 +179,8 @@ def sharpness(
     Args:
         state: State dict.
         model: The network; it is not changed.
-        data: Usually the training data.
+        data: Usually the training data; as in `evaluate`.
+        task: Whose loss; see `toroid.tasks`.
         radius: ρ, above 0.
         adaptive: Measure the step in units of the weights.
         factor: Times the outputs.
@@ -179,8 +190,7 @@ def sharpness(
         A difference of losses, in nats; 0 where the gradient is 0.
 
     Raises:
-        ValueError: If the state does not fit the model, the data set is empty or no `Dataset`, or
-            the radius is not positive.
+        ValueError: As `evaluate`, or if the radius is not positive.
 
     Example:
         >>> import torch, toroid
@@ -191,7 +201,7 @@ def sharpness(
     """
     if not radius > 0:
         raise ValueError(f"radius is {radius}; it must be positive")
-    loss = _Loss(state, model, data, factor, batch_size)
+    loss = _Loss(state, model, data, task, factor, batch_size)
     sizes = {k: v.abs() if adaptive else torch.ones_like(v) for k, v in loss.weights.items()}
     slope = {k: sizes[k] * v for k, v in loss.gradient().items()}
     norm = float(torch.stack([v.double().square().sum() for v in slope.values()]).sum().sqrt())
@@ -202,8 +212,9 @@ def sharpness(
 
 
 def fisher_rao(
-    state: State, model: nn.Module, data: Dataset, *, factor: float = 1.0, batch_size: int = 250
-) -> float:
+    state: State, model: nn.Module, data: Data, *, task: Task = classification,
+    factor: float = 1.0, batch_size: int = 250,
+) -> float:  # fmt: skip
     """The Fisher-Rao norm of a network (Liang et al. 2019).
 
     ``sqrt(E [⟨w, ∇l⟩²])`` over images, with l an image's loss: how much its loss changes when all
@@ -212,7 +223,8 @@ def fisher_rao(
     Args:
         state: State dict.
         model: The network; it is not changed.
-        data: Usually the training data.
+        data: Usually the training data; as in `evaluate`.
+        task: Whose loss; see `toroid.tasks`.
         factor: Times the outputs.
         batch_size: Images at a time.
 
@@ -220,7 +232,7 @@ def fisher_rao(
         At least 0.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
+        ValueError: As `evaluate`.
 
     Example:
         >>> import torch, toroid
@@ -229,13 +241,21 @@ def fisher_rao(
         >>> fisher_rao(model.state_dict(), model, train) > 0
         True
     """
-    loss = _Loss(state, model, data, factor, batch_size)
+    loss = _Loss(state, model, data, task, factor, batch_size)
 
-    def squares(images: Tensor, labels: Tensor) -> float:
-        def each(weights: Weights) -> Tensor:
-            return cross_entropy(loss.outputs(weights, images), labels, reduction="none")
+    def squares(batch: Batch) -> float:
+        loss.kept.forget()
 
-        change = _forwards(each, loss.weights, loss.weights)
-        return float(change.double().square().sum())
+        def run(weights: Weights) -> Any:
+            return loss.outputs(weights, batch)
 
-    return (sum(squares(x, y) for x, y in loss.batches()) / len(data)) ** 0.5
+        outputs, change = _forwards(run, loss.weights, loss.weights)
+        slope = grad(lambda found: task.loss(found, batch.targets))(outputs)
+        each = [
+            (s * c).flatten(1).sum(1)
+            for s, c in zip(tree_leaves(slope), tree_leaves(change), strict=True)
+        ]  # of the mean loss: an example's own is so many times larger
+        return float((batch.examples * torch.stack(each).sum(0)).double().square().sum())
+
+    found = [(batch.examples, squares(batch)) for batch in loss.batches]
+    return (sum(square for _, square in found) / sum(count for count, _ in found)) ** 0.5

@@ -1,34 +1,37 @@
-"""What is computed of one state: error and loss, and BatchNorm's statistics estimated again."""
+"""What is computed of one state: a task's error and loss, running statistics estimated again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_map
 
-from ._network import structure
+from ._batches import Batch, Batches, Data
+from ._network import Kept, structure
 from ._state import State, check_choice, check_model
-from .data import Dataset, check_data
+from .data import Dataset
+from .tasks import Task, checked_task, classification, judged, take
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Evaluation", "Evaluator", "Score", "evaluate", "refresh"]
 
-
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class Score(NamedTuple):
-    """How a state does on a data set: fraction misclassified, and mean cross-entropy in nats.
+    """How a state does on some data: its error and loss, means over the examples.
 
-    An image whose outputs are not all finite is misclassified.
+    Of a classifier the fraction misclassified, and the cross-entropy in nats; of other tasks what
+    the task says. An image whose outputs are not all finite is misclassified.
     """
 
     error: float
@@ -40,8 +43,9 @@ class Evaluation:
     """How networks are evaluated: what changes the time, and little or nothing of the result.
 
     Attributes:
-        batch_size: Images at a time. It changes the result by rounding, but where BatchNorm's
-            statistics are estimated again: those are means over the batches, see `refresh`.
+        batch_size: Images of a `Dataset` at a time; other data come in batches. It changes the
+            result by rounding, but where BatchNorm's statistics are estimated again: those are
+            means over the batches, see `refresh`.
         precision: ``"float32"``, the precision of the state; ``"bfloat16"``, where the layers that
             gain from it run in bfloat16 and errors change a little: fast on a GPU and on a CPU with
             instructions for it, slow elsewhere; or ``"int8"``, for networks and data of ±1: on a
@@ -63,6 +67,22 @@ class Evaluation:
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
 
+    @classmethod
+    def of(cls, **how: Any) -> Evaluation:
+        """Those of a caller's keyword arguments.
+
+        Raises:
+            TypeError: If there is no such setting; names the valid ones.
+            ValueError: As `Evaluation`.
+        """
+        valid = [f.name for f in fields(cls)]
+        if unknown := [name for name in how if name not in valid]:
+            raise TypeError(
+                f"no argument {', '.join(unknown)}; how networks are evaluated is said by "
+                f"{', '.join(valid)}"
+            )
+        return cls(**how)
+
 
 class How(TypedDict, total=False):
     """`Evaluation` as keyword arguments, for those who write and check calls."""
@@ -75,15 +95,18 @@ class How(TypedDict, total=False):
 class Evaluator:
     """A network without weights of its own, evaluated for one state after the other."""
 
-    def __init__(self, model: nn.Module, how: Evaluation) -> None:
+    def __init__(self, model: nn.Module, how: Evaluation, task: Task = classification) -> None:
         """Take the modules apart from their weights."""
-        self.network, self.how = structure(model), how
+        self.model, self.how, self.task = model, how, checked_task(task)
+        self.network = structure(model)
+        self.sized = False  # whether an error was seen to change with the size of the outputs
+        self.kept = Kept(self.network)
         convolves = any(isinstance(m, nn.Conv2d) for m in self.network.modules())
         self.channels_last = how.channels_last and convolves
         self.norms = {
             k: m
             for k, m in self.network.named_modules()
-            if isinstance(m, _BatchNorm) and m.track_running_stats
+            if isinstance(m, _NormBase) and m.track_running_stats
         }
         self.buffers = {name for name, _ in self.network.named_buffers()}
         self.packed: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,10 +120,17 @@ class Evaluator:
                 "toroid.binary_mlp"
             )
 
-    def _batches(self, data: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
-        # of nearly equal size: BatchNorm's statistics weigh them alike
-        parts = -(-len(data) // self.how.batch_size)
-        return zip(data.images.tensor_split(parts), data.labels.tensor_split(parts), strict=True)
+    def batches(self, data: Data) -> Batches:
+        """Data as batches that are the same for every state."""
+        if isinstance(data, Batches):
+            return data
+        if self.packed and not (isinstance(data, Dataset) and data.binary):
+            name = repr(data.name) if isinstance(data, Dataset) else f"a {type(data).__name__}"
+            raise ValueError(
+                f"precision is 'int8', but images of {name} are not of ±1, as those of "
+                "toroid.data.load('digits-binary')"
+            )
+        return Batches(data, self.task, self.how.batch_size, self.model)
 
     def _place(self, tensor: Tensor) -> Tensor:
         if not self.channels_last or tensor.dim() != 4:
@@ -111,66 +141,109 @@ class Evaluator:
         """In its place; a copy of a buffer, since a network may write to it."""
         return tensor.clone() if name in self.buffers else self._place(tensor)
 
-    def _outputs(self, state: State, images: Tensor) -> Tensor:
-        """Outputs for images, in the precision of the state."""
-        dtype = next((v.dtype for v in state.values() if v.is_floating_point()), torch.float32)
+    def _moved(self, x: Any, like: Tensor) -> Any:
+        """An input in one copy where and as it is needed: a network may write into it."""
+        if not isinstance(x, Tensor):
+            return x
+        layout = self.channels_last and x.dim() == 4
+        return x.to(
+            like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True,
+            non_blocking=like.device.type == "cuda",
+            memory_format=torch.channels_last if layout else torch.preserve_format,
+        )  # fmt: skip
+
+    def _call(self, state: State, batch: Batch, like: Tensor) -> Any:
+        inputs = tree_map(partial(self._moved, like=like), (batch.arguments, batch.named))
+        return functional_call(self.network, dict(state), *inputs)
+
+    def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
+        """Outputs that count, in the precision of the state, and targets beside them."""
+        like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(0))
         kind = PRECISIONS.get(self.how.precision)
-        with torch.autocast(images.device.type, kind, enabled=kind is not None):
-            images = self._place(images.to(dtype, copy=True))  # a network may write into them
-            outputs: Tensor = functional_call(self.network, dict(state), (images,))
-        return outputs.to(dtype)
+        with torch.autocast(like.device.type, kind, enabled=kind is not None):
+            if not self.kept.settled:
+                self.kept.settle(lambda: self._call(state, batch, like))
+            outputs = self._call(state, batch, like)
+        scaled = partial(_scaled, factor=factor, dtype=like.dtype)
+        return (
+            tree_map(scaled, take(outputs, self.task.outputs)),
+            tree_map(partial(_beside, device=like.device), batch.targets),
+        )
 
     @torch.inference_mode()
-    def score(self, state: State, data: Dataset) -> Score:
-        """Error and loss."""
-        check_data(data)
-        if self.packed and not data.binary:
-            raise ValueError(
-                f"precision is 'int8', but images of {data.name!r} are not of ±1, as those of "
-                "toroid.data.load('digits-binary')"
-            )
+    def score(
+        self, state: State, data: Data, factor: float = 1.0, *, resize: bool = False
+    ) -> Score:
+        """Error and loss, of the outputs times a factor; `resize` sees whether that counts."""
+        self.kept.forget()
         placed = {k: self._own(k, v) for k, v in state.items()}
         placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
-        wrong, loss = 0, 0.0
-        for images, labels in self._batches(data):
-            outputs = self._outputs(placed, images)
-            right = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
-            wrong += int((~right).sum())
-            loss += float(cross_entropy(outputs, labels, reduction="sum"))
-        return Score(wrong / len(data), loss / len(data))
+        wrong, loss, count = 0.0, 0.0, 0
+        for batch in self.batches(data):
+            outputs, targets = self._outputs(placed, batch, factor)
+            errors, mean = judged(self.task, outputs, targets, batch.examples)
+            if resize:
+                twice = tree_map(partial(_scaled, factor=2.0), outputs)
+                self.sized |= not torch.equal(self.task.error(twice, targets).double(), errors)
+            wrong += float(errors.sum())
+            loss += float(mean) * batch.examples
+            count += batch.examples
+        return Score(wrong / count, loss / count)
 
     @torch.no_grad()
-    def refresh(self, state: State, data: Dataset) -> dict[str, Tensor]:
-        """The state with BatchNorm's statistics of these images."""
-        check_data(data)
-        result = {k: self._own(k, v) for k, v in state.items()} if self.norms else dict(state)
+    def refresh(self, state: State, data: Data) -> dict[str, Tensor]:
+        """The state with the running statistics of these data."""
+        batches = self.batches(data)
+        if not self.norms:
+            return dict(state)
+        self.kept.forget()
+        result = {k: self._own(k, v) for k, v in state.items()}
         starts = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
         for name, module in self.norms.items():
             for key, start in starts.items():
                 result[f"{name}.{key}"] = torch.full_like(state[f"{name}.{key}"], start)
             module.train()
-            module.momentum = None  # the plain mean over batches
-        if self.norms:
-            for images, _ in self._batches(data):
-                self._outputs(result, images)  # writes into result's statistics
+        for done, batch in enumerate(batches, 1):
+            for module in self.norms.values():
+                module.momentum = 1 / done  # the plain mean over batches
+            self._outputs(result, batch)  # writes into result's statistics
         self.network.eval()
         return result
 
 
-def evaluate(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -> Score:
+def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:
+    """An output times a factor, in a precision."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x
+    x = x.to(dtype or x.dtype)
+    return x if factor == 1.0 else x * factor
+
+
+def _beside(x: Any, device: torch.device) -> Any:
+    return x.to(device, non_blocking=device.type == "cuda") if isinstance(x, Tensor) else x
+
+
+def evaluate(
+    state: State, model: nn.Module, data: Data, *, task: Task = classification, **how: Unpack[How]
+) -> Score:
     """Error and loss of a state, in evaluation mode.
 
     Args:
-        state: State dict, on the device of the data.
+        state: State dict; the batches of the data are moved to its device.
         model: The network; it is not changed, and its own weights do not matter.
-        data: Images and labels.
+        data: A `toroid.data.Dataset` of images and labels, or anything that can be walked again
+            and again and yields batches: a ``DataLoader``, a list.
+        task: How the network is called on a batch, and what its error and loss are; by default
+            those of a classifier. See `toroid.tasks`.
         **how: Fields of `Evaluation`, e.g. ``batch_size``.
 
     Returns:
         ``(error, loss)``.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
+        TypeError: If there is no such field of `Evaluation`.
+        ValueError: If the state does not fit the model, the data are empty or can be walked once
+            only, or what the network returns is not what the task takes.
 
     Example:
         >>> import torch, toroid
@@ -178,13 +251,21 @@ def evaluate(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) 
         >>> model = toroid.mlp(train.shape, classes=10, hidden=(16,))
         >>> evaluate(model.state_dict(), model, train).error > 0.5
         True
+        >>> x = torch.randn(60, 5)
+        >>> pairs = torch.utils.data.TensorDataset(x, x.sum(1))
+        >>> loader, model = torch.utils.data.DataLoader(pairs, batch_size=16), torch.nn.Linear(5, 1)
+        >>> ones = {"weight": torch.ones(1, 5), "bias": torch.zeros(1)}
+        >>> evaluate(ones, model, loader, task=toroid.tasks.regression).loss < 1e-9
+        True
     """
     check_model(state, model)
-    return Evaluator(model, Evaluation(**how)).score(state, data)
+    return Evaluator(model, Evaluation.of(**how), task).score(state, data)
 
 
-def refresh(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -> dict[str, Tensor]:
-    """Estimate BatchNorm's statistics again, on this data.
+def refresh(
+    state: State, model: nn.Module, data: Data, *, task: Task = classification, **how: Unpack[How]
+) -> dict[str, Tensor]:
+    """Estimate running statistics (BatchNorm's) again, on these data.
 
     Interpolated networks need it: the mean of two networks' statistics is not the statistics of
     the network between them. The statistics are the plain mean over batches of each batch's mean
@@ -193,7 +274,8 @@ def refresh(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -
     Args:
         state: State dict; it is not changed.
         model: The network; it is not changed.
-        data: Usually the training data.
+        data: Usually the training data; as in `evaluate`.
+        task: How the network is called on a batch; see `toroid.tasks`.
         **how: Fields of `Evaluation`. The larger the ``batch_size``, the closer to the statistics
             of the whole.
 
@@ -201,7 +283,8 @@ def refresh(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -
         The state with new running means and variances; without BatchNorm, an equal state.
 
     Raises:
-        ValueError: If the state does not fit the model, or the data set is empty or no `Dataset`.
+        TypeError: As `evaluate`.
+        ValueError: As `evaluate`.
 
     Example:
         >>> import torch, toroid
@@ -212,4 +295,4 @@ def refresh(state: State, model: nn.Module, data: Dataset, **how: Unpack[How]) -
         False
     """
     check_model(state, model)
-    return Evaluator(model, Evaluation(**how)).refresh(state, data)
+    return Evaluator(model, Evaluation.of(**how), task).refresh(state, data)

@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ._batches import Data
 from ._state import State, check_choice, check_model
-from .data import Dataset, check_data
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
+from .tasks import Task, classification
 from .torus import Torus
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ NOISES = ("torus", "multiplicative", "additive", "flips")
 
 
 def local_energy(
-    state: State, model: nn.Module, data: Dataset, *, sigma: float | Sequence[float],
-    symmetry: Symmetry | None = None, noise: str | None = None, draws: int = 10, seed: int = 0,
-    bias: str = "euclidean", refresh: Dataset | None = None, **how: Unpack[How],
+    state: State, model: nn.Module, data: Data, *, sigma: float | Sequence[float],
+    task: Task = classification, symmetry: Symmetry | None = None, noise: str | None = None,
+    draws: int = 10, seed: int = 0, bias: str = "euclidean", refresh: Data | None = None,
+    **how: Unpack[How],
 ) -> pd.DataFrame:  # fmt: skip
     """The mean growth of the error under Gaussian noise on the weights.
 
@@ -48,8 +50,9 @@ def local_energy(
     Args:
         state: State dict; normalised for noise on the torus.
         model: The network; it is not changed.
-        data: Usually the training data.
+        data: Usually the training data; as in `evaluate`.
         sigma: Sizes of the noise; of flips, probabilities.
+        task: As in `evaluate`.
         symmetry: From `find_symmetries`; needed for noise on the torus.
         noise: One of those; by default ``"torus"`` with a symmetry, else ``"multiplicative"``.
         draws: How many z to average over.
@@ -59,11 +62,13 @@ def local_energy(
         **how: Fields of `Evaluation`.
 
     Returns:
-        One row for each σ: ``sigma, energy, standard_error``, of fractions misclassified.
+        One row for each σ: ``sigma, energy, standard_error``, of the task's error: a classifier's
+        is the fraction misclassified.
 
     Raises:
-        ValueError: If a word is unknown, a size is missing, NaN or out of range, the noise needs a
-            symmetry, the state is not on the torus, or the data set is empty or no `Dataset`.
+        TypeError: As `evaluate`.
+        ValueError: As `evaluate`; if a word is unknown, a size is missing, NaN or out of range, the
+            noise needs a symmetry, or the state is not on the torus.
 
     Example:
         >>> import torch, toroid
@@ -77,19 +82,20 @@ def local_energy(
     kind = noise or ("multiplicative" if symmetry is None else "torus")
     check_choice("noise", kind, NOISES)
     check_model(state, model)
-    check_data(data)
     torus = None
     if kind == "torus":
         if symmetry is None:
             raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
         torus = Torus.at_edge(symmetry, bias, state)
     names = [name for name, _ in model.named_parameters()]
-    evaluator = Evaluator(model, Evaluation(**how))
+    evaluator = Evaluator(model, Evaluation.of(**how), task)
+    batches = evaluator.batches(data)
+    others = None if refresh is None else evaluator.batches(refresh)
 
     def error(point: State) -> float:
-        if refresh is not None:
-            point = evaluator.refresh(point, refresh)
-        return evaluator.score(point, data).error
+        if others is not None:
+            point = evaluator.refresh(point, others)
+        return evaluator.score(point, batches).error
 
     sizes = [float(s) for s in np.atleast_1d(sigma)]
     most = 1 if kind == "flips" else np.finfo(float).max

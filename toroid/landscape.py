@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ._batches import Data
 from ._state import State, check_model
-from .data import Dataset, check_data
 from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path
 from .symmetry import Symmetry
+from .tasks import Task, classification
 from .torus import Torus
 
 if TYPE_CHECKING:
@@ -33,13 +35,15 @@ class Curve:
 
     Attributes:
         t: Places along the path, (points,), ascending.
-        error: Fraction misclassified at each.
-        loss: Mean cross-entropy at each.
+        error: Mean error at each; a classifier's is the fraction misclassified.
+        loss: Mean loss at each; a classifier's is the cross-entropy, in nats.
+        note: What the loss is not, if that is so.
     """
 
     t: np.ndarray
     error: np.ndarray
     loss: np.ndarray
+    note: str = ""
 
     @property
     def barrier(self) -> float:
@@ -75,40 +79,49 @@ def _barrier(t: np.ndarray, values: np.ndarray) -> float:
 
 
 Ends = tuple[Score, Score]
+Factor = float | tuple[float, float]
 
 
 @overload
 def along(
-    path: Path, model: nn.Module, data: Dataset, *, points: int | Sequence[float] = ...,
-    refresh: Dataset | None = ..., ends: Ends | None = ..., progress: bool = ...,
+    path: Path, model: nn.Module, data: Mapping[str, Data], *, task: Task = ...,
+    points: int | Sequence[float] = ..., refresh: Data | Literal[False] | None = ...,
+    ends: Mapping[str, Ends] | None = ..., factor: Factor | None = ..., progress: bool = ...,
     **how: Unpack[How],
-) -> Curve: ...  # fmt: skip
-
-
-@overload
-def along(
-    path: Path, model: nn.Module, data: Mapping[str, Dataset], *,
-    points: int | Sequence[float] = ..., refresh: Dataset | None = ...,
-    ends: Mapping[str, Ends] | None = ..., progress: bool = ..., **how: Unpack[How],
 ) -> dict[str, Curve]: ...  # fmt: skip
 
 
+@overload
 def along(
-    path: Path, model: nn.Module, data: Dataset | Mapping[str, Dataset], *,
-    points: int | Sequence[float] = 25, refresh: Dataset | None = None,
-    ends: Ends | Mapping[str, Ends] | None = None, progress: bool = False, **how: Unpack[How],
+    path: Path, model: nn.Module, data: Data, *, task: Task = ...,
+    points: int | Sequence[float] = ..., refresh: Data | Literal[False] | None = ...,
+    ends: Ends | None = ..., factor: Factor | None = ..., progress: bool = ..., **how: Unpack[How],
+) -> Curve: ...  # fmt: skip
+
+
+def along(
+    path: Path, model: nn.Module, data: Data | Mapping[str, Data], *,
+    task: Task = classification, points: int | Sequence[float] = 25,
+    refresh: Data | Literal[False] | None = None, ends: Ends | Mapping[str, Ends] | None = None,
+    factor: Factor | None = None, progress: bool = False, **how: Unpack[How],
 ) -> Any:  # fmt: skip
     """Error and loss along a path.
 
     Args:
         path: From t in [0, 1] to a state: `Linear`, `Geodesic`, or any function.
         model: The network; it is not changed.
-        data: Data to evaluate on, or several by name (the path is then walked once for all).
+        data: Data to evaluate on, as in `evaluate`, or several by name (the path is then walked
+            once for all).
+        task: How the network is called on a batch, and what its error and loss are.
         points: Number of places, evenly spaced with both ends, or the ascending places themselves.
-        refresh: Data on which BatchNorm's statistics are estimated again at every place; None
-            keeps the path's own. Networks without BatchNorm do not need it.
+        refresh: Data on which running statistics (BatchNorm's) are estimated again at every place;
+            False keeps the path's own. Networks without such statistics do not need it.
         ends: The scores at the first and the last place, for each data set, if they are known;
             paths that share their ends need not evaluate them again.
+        factor: Times the outputs, as in `hessian`: normalised networks have outputs of an arbitrary
+            size, on which the loss depends. Two numbers are those of the ends, between which it
+            goes evenly on a logarithmic scale; ``1 / same_function(...).factor`` of an end and its
+            normal form brings the outputs back to what they were.
         progress: Show a progress bar.
         **how: Fields of `Evaluation`, e.g. ``batch_size``.
 
@@ -116,8 +129,13 @@ def along(
         A `Curve`, or a dict of them when `data` is a mapping.
 
     Raises:
-        ValueError: If there are fewer than two places, they do not ascend, `ends` are not those
-            of the data sets, or a data set is empty or no `Dataset`.
+        TypeError: As `evaluate`.
+        ValueError: As `evaluate`; if there are fewer than two places, they do not ascend, or `ends`
+            are not those of the data sets; if two places would see different batches.
+
+    Warns:
+        UserWarning: If the network has running statistics and `refresh` is not given, and if the
+            error depends on the size of the outputs, which normalising has changed.
 
     Example:
         >>> import torch, toroid
@@ -133,24 +151,74 @@ def along(
     known: Any = {"": ends} if single and ends is not None else ends
     if known is not None and known.keys() != several.keys():
         raise ValueError(f"ends are those of {sorted(known)}, the data sets are {sorted(several)}")
-    for part in (*several.values(), *([] if refresh is None else [refresh])):
-        check_data(part)
-    check_model(path(float(places[0])), model)
-    inner = places if known is None else places[1:-1]
-    evaluator = Evaluator(model, Evaluation(**how))
+    start = path(float(places[0]))
+    check_model(start, model)
+    evaluator = Evaluator(model, Evaluation.of(**how), task)
+    parts = {name: evaluator.batches(part) for name, part in several.items()}
+    fresh = _refreshing(evaluator, refresh)
+    resized = factor is None and _outputs_resized(path, start)
+    ends_factor = _pair(1.0 if factor is None else factor)
     scores: dict[str, list[Score]] = {name: [] for name in several}
-    for t in tqdm(inner, disable=not progress, leave=False):
-        state = path(float(t))
-        if refresh is not None:
-            state = evaluator.refresh(state, refresh)
-        for name, part in several.items():
-            scores[name].append(evaluator.score(state, part))
+    for t in tqdm(places if known is None else places[1:-1], disable=not progress, leave=False):
+        state = fresh(path(float(t)))
+        for name, part in parts.items():
+            first = resized and not scores[name]
+            scale = ends_factor[0] ** (1 - t) * ends_factor[1] ** t
+            scores[name].append(evaluator.score(state, part, float(scale), resize=first))
+    if evaluator.sized:
+        warnings.warn(RESIZED, stacklevel=2)
     if known is not None:
         scores = {name: [known[name][0], *s, known[name][1]] for name, s in scores.items()}
-    curves = {
-        name: Curve(places, *map(np.array, zip(*s, strict=True))) for name, s in scores.items()
-    }
+    note = TEMPERATURE if resized else ""
+    rows = {name: np.array(s, float) for name, s in scores.items()}
+    curves = {name: Curve(places, found[:, 0], found[:, 1], note) for name, found in rows.items()}
     return curves[""] if single else curves
+
+
+TEMPERATURE = (
+    "the loss is of outputs of the size that normalising left them, an arbitrary temperature; "
+    "factor= brings them back"
+)
+RESIZED = (
+    "the error of this task depends on the size of the outputs, which normalising has changed: "
+    'normalise with toroid.normalize(..., output="keep"), or pass factor='
+)
+
+
+def _refreshing(
+    evaluator: Evaluator, refresh: Data | Literal[False] | None
+) -> Callable[[State], State]:
+    """From a state to the one to evaluate; a warning if statistics stay that are not its own."""
+    if refresh is not None and refresh is not False:
+        batches = evaluator.batches(refresh)
+        return lambda state: evaluator.refresh(state, batches)
+    if refresh is None and evaluator.norms:
+        warnings.warn(
+            "the network has running statistics (BatchNorm), and those of the networks between are "
+            "not between the statistics: errors come out too high. Pass refresh=, training data to "
+            "estimate them on again, or refresh=False to keep them as they are",
+            stacklevel=3,
+        )
+    return lambda state: state
+
+
+def _outputs_resized(path: Path, state: State) -> bool:
+    """Whether a path is one of normal forms, whose last layer has lost its size."""
+    symmetry, parts = getattr(path, "symmetry", None), [getattr(path, "first", None)]
+    if symmetry is None and parts[0] is not None:  # one path after the other
+        return _outputs_resized(parts[0], state)
+    if symmetry is None or symmetry.output is None:
+        return False
+    (scale,) = symmetry.output.scales
+    norms = scale.vectors(state, getattr(path, "bias", "euclidean")).norm(dim=1)
+    return bool(((norms - 1).abs() < 1e-3).all())
+
+
+def _pair(factor: Factor) -> tuple[float, float]:
+    first, second = factor if isinstance(factor, tuple) else (factor, factor)
+    if not (0 < first < np.inf and 0 < second < np.inf):
+        raise ValueError(f"factor is {factor}; it must be positive, or two such numbers")
+    return float(first), float(second)
 
 
 def _places(points: int | Sequence[float]) -> np.ndarray:
@@ -171,8 +239,8 @@ class Plane:
     Attributes:
         x: Places along the line from the first to the second state, (columns,), in units of length.
         y: Places across it, (rows,).
-        error: Fraction misclassified, (rows, columns).
-        loss: Mean cross-entropy, (rows, columns).
+        error: Mean error, as of a `Curve`, (rows, columns).
+        loss: Mean loss, (rows, columns).
         corners: Where the three states are, (3, 2).
     """
 
@@ -191,9 +259,10 @@ class Plane:
 
 
 def plane(
-    states: Sequence[State], model: nn.Module, data: Dataset, *, points: int = 21,
-    margin: float = 0.25, symmetry: Symmetry | None = None, bias: str = "euclidean",
-    refresh: Dataset | None = None, progress: bool = False, **how: Unpack[How],
+    states: Sequence[State], model: nn.Module, data: Data, *, task: Task = classification,
+    points: int = 21, margin: float = 0.25, symmetry: Symmetry | None = None,
+    bias: str = "euclidean", refresh: Data | Literal[False] | None = None, progress: bool = False,
+    **how: Unpack[How],
 ) -> Plane:  # fmt: skip
     """Error and loss on the plane through three states, as in Garipov et al. (2018).
 
@@ -205,7 +274,8 @@ def plane(
     Args:
         states: Three states, not on one line.
         model: The network; it is not changed.
-        data: Data to evaluate on.
+        data: Data to evaluate on, as in `evaluate`.
+        task: As in `evaluate`.
         points: Places along each side.
         margin: How far the map reaches beyond the states, over their extent.
         symmetry: From `find_symmetries`, for a map of the torus; the states are normalised then.
@@ -218,8 +288,11 @@ def plane(
         The map.
 
     Raises:
-        ValueError: If there are not three states, they lie on one line or do not fit the model or
-            the symmetry, `bias` is another word, or a data set is empty or no `Dataset`.
+        TypeError: As `evaluate`.
+        ValueError: As `along`, and if there are not three states, or they lie on one line.
+
+    Warns:
+        UserWarning: As `along`, of running statistics.
 
     Example:
         >>> import torch, toroid
@@ -241,15 +314,14 @@ def plane(
     shares = np.linalg.inv(
         np.stack([corners[1], corners[2]], 1)
     )  # place -> how much of b - a, c - a
-    evaluator, scores = Evaluator(model, Evaluation(**how)), []
+    evaluator, scores = Evaluator(model, Evaluation.of(**how), task), []
+    batches, fresh = evaluator.batches(data), _refreshing(evaluator, refresh)
     places = [shares @ (column, row) for row in y for column in x]
     for second, third in tqdm(places, disable=not progress, leave=False):
         state = _affine(states, float(second), float(third))
         if torus is not None:
             state = torus.project(state)
-        if refresh is not None:
-            state = evaluator.refresh(state, refresh)
-        scores.append(evaluator.score(state, data))
+        scores.append(evaluator.score(fresh(state), batches))
     error, loss = np.array(scores).T.reshape(2, points, points)
     return Plane(x, y, error, loss, corners)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import cast, structure
-from .._state import State, check_model
+from .._network import Kept, cast, structure
+from .._state import State, check_choice, check_model
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Report:
 
     Attributes:
         difference: Largest difference of the outputs, after the factor, over the largest output.
-        factor: The positive factor between the outputs (least squares).
-        agreement: Fraction of inputs with the same predicted class.
+        factor: The positive factor between the outputs (least squares); 1 where none is allowed.
+        agreement: Fraction of inputs with the same predicted class; of networks with one output,
+            with outputs of the same sign.
         tolerance: Largest `difference` that counts as the same function.
     """
 
@@ -42,8 +43,12 @@ def same_function(
     example: Tensor,
     *,
     tolerance: float | None = None,
+    output: str = "factor",
 ) -> Report:
     """Compare two states of a network on an input: equal up to one positive factor?
+
+    A factor changes no classifier's predictions, but a regressor's: for those, and for networks
+    normalised with ``output="keep"``, none is allowed.
 
     Args:
         model: The network, run in evaluation mode; it is not changed.
@@ -52,12 +57,13 @@ def same_function(
         example: Inputs, batch first, or a tuple of them; not changed, but cast to the precision of
             the states.
         tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
+        output: ``"factor"``, or ``"keep"``: the outputs themselves must be the same.
 
     Returns:
         A `Report`, true if the outputs agree.
 
     Raises:
-        ValueError: If a state does not fit the model.
+        ValueError: If a state does not fit the model, or `output` is another word.
 
     Example:
         >>> import torch, toroid
@@ -69,20 +75,26 @@ def same_function(
     """
     for state in (before, after):
         check_model(state, model)
-    network = structure(model)
-    first, second = (outputs_of(network, state, as_tuple(example)) for state in (before, after))
-    return compare(
-        first, second, torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
-    )
+    check_choice("output", output, ("factor", "keep"))
+    network, inputs = structure(model), as_tuple(example)
+    kept = Kept(network)
+    if not kept.settled:
+        kept.settle(lambda: outputs_of(network, before, inputs))
+    first = outputs_of(network, before, inputs)
+    kept.forget()
+    second = outputs_of(network, after, inputs)
+    least = torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
+    return compare(first, second, least, keep=output == "keep")
 
 
-def compare(first: Tensor, second: Tensor, tolerance: float) -> Report:
+def compare(first: Tensor, second: Tensor, tolerance: float, keep: bool = False) -> Report:
     """How two matrices of outputs (inputs, numbers) compare, up to the best factor between them."""
     dot, norm = (first * second).sum(), (first * first).sum()
-    factor = float(dot / norm) if norm > 0 else 1.0
+    factor = float(dot / norm) if norm > 0 and not keep else 1.0
     size = float((factor * first).abs().max())
     difference = float((second - factor * first).abs().max()) / (size or 1.0)
-    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    said = [x.argmax(1) if x.shape[1] > 1 else x[:, 0] > 0 for x in (first, second)]
+    agreement = float((said[0] == said[1]).double().mean())
     return Report(difference, factor, agreement, tolerance)
 
 

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from .._network import ALONE, UnsupportedError, structure
+from .._network import ALONE, UnsupportedError, check_computed, structure
 from ._labels import KINDS, OUTPUT, Label, Trace, Weight, still
 from ._rules import RULES, operation
 
@@ -20,6 +20,7 @@ from ._rules import RULES, operation
 def export(model: nn.Module, example: Any) -> ExportedProgram:
     """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
     _check_names(model)
+    check_computed(model)
     inputs = example if isinstance(example, tuple) else (example,)
     with ALONE:
         return torch.export.export(structure(model), inputs, strict=False)

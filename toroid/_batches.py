@@ -1,0 +1,162 @@
+"""Data as a task sees them: batch after batch, as often as they are needed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from .data import Dataset
+from .tasks import Task
+
+Data = Any  # a Dataset, a DataLoader, a list of batches: see `check_data`
+
+
+class Batch(NamedTuple):
+    """What a network takes, what it is judged by, and how many examples these are."""
+
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+    targets: Any
+    examples: int
+
+
+class Batches:
+    """The batches of some data; two walks see the same ones, or it is an error.
+
+    A `Dataset` is cut into parts of nearly equal size (BatchNorm's statistics weigh them alike);
+    anything else comes in the batches that it gives. What a loader draws from torch's generator
+    (its order, augmentation) is drawn from the same seed at every walk.
+    """
+
+    def __init__(self, data: Data, task: Task, size: int, model: nn.Module) -> None:
+        """Data as the caller gave them; `size` is that of the batches they do not come in."""
+        self.data, self.task, self.size = _checked(data, size), task, size
+        self.parameters = inspect.signature(model.forward).parameters
+        self.seen: list[float] | None = None  # one number for each batch of the first walk
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Each batch, taken apart."""
+        if isinstance(self.data, Dataset):
+            parts = -(-len(self.data) // self.size)
+            pairs = (self.data.images.tensor_split(parts), self.data.labels.tensor_split(parts))
+            yield from map(self._batch, zip(*pairs, strict=True))
+            return
+        seen: list[float] = []
+        for whole in _seeded(self.data):
+            batch = self._batch(whole)
+            seen.append(_fingerprint(batch))
+            if self.seen is not None and self.seen[: len(seen)] != seen:
+                break
+            yield batch
+        if self.seen is not None and self.seen != seen:
+            raise ValueError(
+                f"the data (a {type(self.data).__name__}) gave other batches than before, "
+                f"{len(seen)} of them and not {len(self.seen)} or with other numbers: two states "
+                "can be compared on the same batches only. Pass list(data), or a loader without "
+                "shuffling and augmentation"
+            )
+        self.seen = seen
+        if not seen:
+            raise ValueError(f"the data (a {type(self.data).__name__}) gave no batch; are empty")
+
+    def _batch(self, whole: Any) -> Batch:
+        inputs, targets = self.task.split(whole)
+        arguments, named = self._arguments(inputs)
+        return Batch(arguments, named, targets, _count(targets, inputs))
+
+    def _arguments(self, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """By place and by name: a dict is named arguments where `forward` knows the names."""
+        if isinstance(inputs, tuple):
+            return inputs, {}
+        if isinstance(inputs, Mapping) and inputs and self._takes(inputs):
+            return (), dict(inputs)
+        return (inputs,), {}
+
+    def _takes(self, names: Mapping[str, Any]) -> bool:
+        kinds = {p.kind for p in self.parameters.values()}
+        return inspect.Parameter.VAR_KEYWORD in kinds or names.keys() <= self.parameters.keys()
+
+
+def _count(targets: Any, inputs: Any) -> int:
+    """How many examples: the length of the targets, or of the inputs if those have none."""
+    tensors = (x for x in tree_leaves((targets, inputs)) if isinstance(x, Tensor) and x.dim())
+    first = next(tensors, None)
+    if first is None:
+        raise ValueError(
+            f"a batch holds no tensor of examples: targets are a {type(targets).__name__}, inputs "
+            f"a {type(inputs).__name__}. Batches are of tensors: torch.as_tensor()"
+        )
+    return len(first)
+
+
+def _fingerprint(batch: Batch) -> float:
+    """A number that other examples, or the same in another order, do not have."""
+    total = 0.0
+    for x in tree_leaves(batch[:3]):
+        if isinstance(x, Tensor) and x.numel():
+            real = torch.view_as_real(x) if x.is_complex() else x
+            kind = torch.float64 if real.is_floating_point() else torch.int64
+            total = 3.1 * total + float(real.flatten()[0]) + 1.7 * float(real.sum(dtype=kind))
+    return total
+
+
+def _seeded(data: Data) -> Iterator[Any]:
+    """Walk a loader as if torch's generator had just been seeded; the caller's is not moved."""
+    if not isinstance(data, DataLoader):
+        yield from data
+        return
+    own = [g for g in (data.generator, getattr(data.sampler, "generator", None)) if g is not None]
+    before = [g.get_state() for g in own]
+    state, walk, end = torch.Generator().manual_seed(0).get_state(), None, object()
+    try:
+        for g in own:
+            g.manual_seed(0)
+        while True:
+            # what a data set keeps of this must be of use in a training later
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+                torch.set_rng_state(state)
+                walk = iter(data) if walk is None else walk
+                batch = next(walk, end)
+                state = torch.get_rng_state()
+            if batch is end:
+                return
+            yield batch
+    finally:
+        for g, kept in zip(own, before, strict=True):
+            g.set_state(kept)
+
+
+def _checked(data: Data, size: int) -> Data:
+    """Data that can be walked as often as needed; a torch data set of single examples is cut."""
+    check_data(data)
+    if isinstance(data, TorchDataset):
+        return DataLoader(data, batch_size=size)
+    return data
+
+
+def check_data(data: Data) -> None:
+    """A `Dataset` that is not empty, or what can be walked again and again and yields batches."""
+    if isinstance(data, Dataset):
+        if not len(data):
+            raise ValueError(f"the data set {data.name!r} is empty")
+    elif isinstance(data, Iterator):
+        raise ValueError(
+            f"data are a {type(data).__name__}, which can be walked once only; every state is "
+            "evaluated on all of them: pass list(data), or what it was made from"
+        )
+    elif isinstance(data, (Tensor, np.ndarray, str, Mapping, tuple, nn.Module)) or not (
+        hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    ):
+        raise ValueError(
+            f"data are a {type(data).__name__}; they take a toroid.data.Dataset(images, labels, "
+            "classes) of tensors, a torch.utils.data.DataLoader, or a list of batches, e.g. "
+            "[(inputs, targets)]"
+        )
