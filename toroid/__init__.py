@@ -32,7 +32,7 @@ from . import (
 )
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
-from .curvature import Hessian, fisher_rao, hessian, sharpness
+from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectrum
 from .evaluation import Evaluation, Score, evaluate, refresh
 from .flatness import local_energy
 from .landscape import Curve, Plane, along, plane
@@ -84,6 +84,7 @@ __all__ = [
     "Report",
     "Scale",
     "Score",
+    "Spectrum",
     "Store",
     "Stored",
     "Symmetry",
@@ -130,6 +131,7 @@ __all__ = [
     "same_function",
     "shallow",
     "sharpness",
+    "spectrum",
     "symmetry",
     "tasks",
     "torus",

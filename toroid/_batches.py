@@ -85,6 +85,11 @@ class Batches:
         return inspect.Parameter.VAR_KEYWORD in kinds or names.keys() <= self.parameters.keys()
 
 
+def beside(x: Any, device: torch.device) -> Any:
+    """A target where the outputs are."""
+    return x.to(device, non_blocking=device.type == "cuda") if isinstance(x, Tensor) else x
+
+
 def _count(targets: Any, inputs: Any) -> int:
     """How many examples: the length of the targets, or of the inputs if those have none."""
     tensors = (x for x in tree_leaves((targets, inputs)) if isinstance(x, Tensor) and x.dim())

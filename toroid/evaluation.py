@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
-from ._batches import Batch, Batches, Data
+from ._batches import Batch, Batches, Data, beside
 from ._network import Kept, structure
 from ._state import State, check_choice, check_model
 from .data import Dataset
@@ -167,7 +167,7 @@ class Evaluator:
         scaled = partial(_scaled, factor=factor, dtype=like.dtype)
         return (
             tree_map(scaled, take(outputs, self.task.outputs)),
-            tree_map(partial(_beside, device=like.device), batch.targets),
+            tree_map(partial(beside, device=like.device), batch.targets),
         )
 
     @torch.inference_mode()
@@ -217,10 +217,6 @@ def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:
         return x
     x = x.to(dtype or x.dtype)
     return x if factor == 1.0 else x * factor
-
-
-def _beside(x: Any, device: torch.device) -> Any:
-    return x.to(device, non_blocking=device.type == "cuda") if isinstance(x, Tensor) else x
 
 
 def evaluate(
