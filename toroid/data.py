@@ -402,14 +402,3 @@ def _deep(pixels: np.ndarray) -> np.ndarray:
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError("its numbers are not of 16 bits; save it with 8 or 16 bits")
     return (pixels / 65535).astype(np.float32)
-
-
-def check_data(data: object) -> None:
-    """Images and labels as two tensors, at least one of each."""
-    if not isinstance(data, Dataset):
-        raise ValueError(
-            f"data are a {type(data).__name__}; they take a toroid.data.Dataset(images, labels, "
-            "classes) of two tensors. From a loader: images, labels = map(torch.cat, zip(*loader))"
-        )
-    if not len(data):
-        raise ValueError(f"the data set {data.name!r} is empty")

@@ -289,7 +289,8 @@ def plane(
 
     Raises:
         TypeError: As `evaluate`.
-        ValueError: As `along`, and if there are not three states, or they lie on one line.
+        ValueError: As `along`, and if there are not three states, they lie on one line or do not
+            fit the symmetry, or `bias` is another word.
 
     Warns:
         UserWarning: As `along`, of running statistics.
