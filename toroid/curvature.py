@@ -116,8 +116,8 @@ class _Loss:
     def in_turn(self, vector: Weights, batch: Batch) -> Weights:
         """The Hessian times a vector, in reverse twice.
 
-        Backwards into every leaf: asked for the weights alone, torch passes by an operation that has
-        no second derivative, and calls the Hessian 0.
+        Backwards into every leaf: asked for the weights alone, torch passes by an operation that
+        has no second derivative, and calls the Hessian 0.
         """
         weights = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
         slopes = torch.autograd.grad(
