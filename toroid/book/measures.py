@@ -165,7 +165,7 @@ def outputs(state: State, model: nn.Module, images: Tensor) -> Tensor:
     Args:
         state: State dict.
         model: The network; only its mode changes.
-        images: (images, *shape).
+        images: As a batch.
     """
     parts = [functional_call(model.eval(), dict(state), (x,)) for x in images.split(1000)]
     return torch.cat(parts)

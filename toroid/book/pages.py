@@ -1,10 +1,12 @@
 """What a page's experiment starts from: its parameters, its trained networks, and their pairs.
 
-page = pages.Page(globals(), "connectivity")
-networks = page.networks()
-for pair in networks.pairs():
-path = toroid.Geodesic(*pair.states("normalised", "sequential"), networks.symmetry)
-curves = networks.walks.along(path, points, pair.ends("normalised"))
+::
+
+    page = pages.Page(globals(), "connectivity")
+    networks = page.networks()
+    for pair in networks.pairs():
+        path = toroid.Geodesic(*pair.states("normalised", "sequential"), networks.symmetry)
+        curves = networks.walks.along(path, points, pair.ends("normalised"))
 """
 
 from __future__ import annotations
