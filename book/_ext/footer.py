@@ -19,7 +19,8 @@ def append(app: Sphinx, tree: nodes.document) -> None:
         app.env.note_reread()  # what it says depends on more files than the page
         if not notebooks.fresh(name):
             stale = "This page is stale: its code, the library or its kept runs have changed since."
-            tree.insert(0, nodes.warning("", nodes.paragraph(text=stale)))
+            section = next(x for x in tree.children if isinstance(x, nodes.section))
+            section.insert(1, nodes.warning("", nodes.paragraph(text=stale)))  # below its title
         kept = [_kept(name, title) for title in references.titles(name)]
         tree.append(nodes.container("", _run(name), *kept, classes=["run-info"]))
 
