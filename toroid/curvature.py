@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
@@ -151,11 +152,11 @@ class _Loss:
                 f"no Hessian of its loss: {error}"
             ) from error
 
-    def flat(self, weights: Weights) -> np.ndarray:
+    def flat(self, weights: Weights) -> NDArray[Any]:
         """All parameters as one vector, in float64."""
         return torch.cat([v.flatten() for v in weights.values()]).cpu().double().numpy()
 
-    def named(self, flat: np.ndarray) -> Weights:
+    def named(self, flat: NDArray[Any]) -> Weights:
         """The parameters of a vector."""
         parts = torch.from_numpy(flat.copy()).split([v.numel() for v in self.weights.values()])
         pairs = zip(self.weights.items(), parts, strict=True)
@@ -190,8 +191,8 @@ class Hessian:
     eigenvalue: float
     trace: float
     trace_error: float
-    largest: np.ndarray
-    smallest: np.ndarray
+    largest: NDArray[Any]
+    smallest: NDArray[Any]
     largest_vectors: list[Weights] = field(repr=False)
     smallest_vectors: list[Weights] = field(repr=False)
     traces: pd.DataFrame = field(repr=False)
@@ -262,8 +263,8 @@ def hessian(
 
 
 def _extreme(
-    operator: LinearOperator, count: int, which: str, start: np.ndarray, tolerance: float
-) -> tuple[np.ndarray, np.ndarray]:
+    operator: LinearOperator, count: int, which: str, start: NDArray[Any], tolerance: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Eigenvalues from one end inwards, and their vectors as rows."""
     if count == 0:
         return np.empty(0), np.empty((0, len(start)))
@@ -272,12 +273,12 @@ def _extreme(
     return values[order], vectors.T[order]
 
 
-def _mean(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean(draws: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean over the first dimension, and its standard error."""
     return draws.mean(0), draws.std(0, ddof=1) / len(draws) ** 0.5
 
 
-def _traces(weights: Weights, shares: np.ndarray) -> pd.DataFrame:
+def _traces(weights: Weights, shares: NDArray[Any]) -> pd.DataFrame:
     """The sum over each parameter's numbers: of the draws the mean and its standard error."""
     ends = np.cumsum([v.numel() for v in weights.values()])[:-1]
     parts = np.stack([part.sum(1) for part in np.split(shares, ends, axis=1)], 1)
@@ -294,10 +295,10 @@ class Spectrum:
         weights: Their weights, (draws, steps); each draw's sum to 1.
     """
 
-    values: np.ndarray
-    weights: np.ndarray
+    values: NDArray[Any]
+    weights: NDArray[Any]
 
-    def density(self, at: Any, width: float) -> np.ndarray:
+    def density(self, at: Any, width: float) -> NDArray[Any]:
         """The density at some places: every value as a Gaussian, the mean over the draws.
 
         Args:
@@ -369,8 +370,8 @@ def spectrum(
 
 
 def _lanczos(
-    operator: LinearOperator, start: np.ndarray, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
+    operator: LinearOperator, start: NDArray[Any], steps: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Ritz values and the weights that the start has in them, (steps,) each."""
     basis, diagonal, beside = [start / np.linalg.norm(start)], [], []
     for _ in range(steps):

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -382,7 +383,7 @@ def _decode(folder: Path) -> Arrays:
     return channels_first.contiguous(), torch.tensor(labels)
 
 
-def _read(path: str) -> Image.Image | np.ndarray:
+def _read(path: str) -> Image.Image | NDArray[Any]:
     """An image in grey if it is stored in grey, else in colour; one of 16 bits as its own kind."""
     try:
         with Image.open(path) as image:
@@ -397,7 +398,7 @@ def _read(path: str) -> Image.Image | np.ndarray:
         ) from error
 
 
-def _deep(pixels: np.ndarray) -> np.ndarray:
+def _deep(pixels: NDArray[Any]) -> NDArray[Any]:
     """Grey levels of 16 bits as numbers from 0 to 1, which 8 bits do not hold."""
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError("its numbers are not of 16 bits; save it with 8 or 16 bits")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
@@ -28,7 +30,7 @@ def check_overlap(*overlaps: float) -> None:
             raise ValueError(f"an overlap is {overlap}; those of unit vectors are in [-1, 1]")
 
 
-def error(overlap: float | np.ndarray) -> np.ndarray:
+def error(overlap: float | NDArray[Any]) -> NDArray[Any]:
     """Generalisation error ``arccos(R)/π`` of a perceptron of overlap R with its teacher.
 
     The chance that two hyperplanes of this angle part a normal point. It is also the training error
@@ -53,7 +55,7 @@ def error(overlap: float | np.ndarray) -> np.ndarray:
     return np.arctan2(np.sqrt(np.clip((1 - r) * (1 + r), 0, None)), r) / np.pi
 
 
-def binomial_error(share: float | np.ndarray, count: int) -> np.ndarray:
+def binomial_error(share: float | NDArray[Any], count: int) -> NDArray[Any]:
     """Standard error ``sqrt(p (1 - p) / P)`` of a share that is counted on independent patterns.
 
     Args:
@@ -72,9 +74,9 @@ def binomial_error(share: float | np.ndarray, count: int) -> np.ndarray:
 
 
 def path_overlap(
-    t: float | np.ndarray, first: float, second: float, mutual: float, *, path: str = "geodesic",
+    t: float | NDArray[Any], first: float, second: float, mutual: float, *, path: str = "geodesic",
     norms: tuple[float, float] = (1.0, 1.0),
-) -> np.ndarray:  # fmt: skip
+) -> NDArray[Any]:  # fmt: skip
     """Overlap with the teacher along the path between two students.
 
     ``R(t) = (a R1 + b R2) / sqrt(a² + b² + 2 a b q)``. On the geodesic ``a = sin((1-t)θ)/sin θ``

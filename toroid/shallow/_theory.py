@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr, ndtri
 
@@ -26,12 +28,12 @@ _FEW = np.polynomial.hermite_e.hermegauss(48)
 _LEGENDRE = np.polynomial.legendre.leggauss(24)
 
 
-def _hazard(u: np.ndarray) -> np.ndarray:
+def _hazard(u: NDArray[Any]) -> NDArray[Any]:
     """G(u) / H(u)."""
     return np.exp(-0.5 * u**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(-u))
 
 
-def _weighted(q: float, kappa: float, teacher: bool) -> tuple[np.ndarray, np.ndarray]:
+def _weighted(q: float, kappa: float, teacher: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     """u on the grid, and the weights of its average: a teacher's pattern comes with 2 H(u)."""
     u = (kappa + math.sqrt(q) * _Z) / math.sqrt(1 - q)
     return u, _DZ * 2 * ndtr(-u) if teacher else _DZ
@@ -136,7 +138,9 @@ def cross_overlap(alpha: float, first: float, second: float) -> float:
     return float(brentq(gap, 0.0, top)) if gap(top) > 0 else top
 
 
-def _pair(correlation: float) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+def _pair(
+    correlation: float,
+) -> tuple[tuple[NDArray[Any], NDArray[Any]], NDArray[Any]]:
     """Nodes (z1, z2) of two normal numbers with this correlation, and their weights."""
     nodes, weights = _FEW[0], _FEW[1] / math.sqrt(2 * math.pi)
     z1, y = np.meshgrid(nodes, nodes, indexing="ij")
@@ -145,8 +149,8 @@ def _pair(correlation: float) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray
 
 
 def geodesic_error(
-    t: np.ndarray, alpha: float, first: float, second: float, kappa: float
-) -> np.ndarray:
+    t: NDArray[Any], alpha: float, first: float, second: float, kappa: float
+) -> NDArray[Any]:
     """Patterns below a margin on the geodesic between typical solutions of two margins.
 
     On the great circle of angle ``θ = arccos p`` a pattern's ``h = w · ξ`` is ``a h1 + b h2`` with
@@ -186,8 +190,8 @@ def geodesic_error(
 
 def _below(
     shares: tuple[float, float], margins: tuple[float, float], overlaps: tuple[float, float],
-    z: tuple[np.ndarray, np.ndarray], kappa: float,
-) -> np.ndarray:  # fmt: skip
+    z: tuple[NDArray[Any], NDArray[Any]], kappa: float,
+) -> NDArray[Any]:  # fmt: skip
     """P(a h1 + b h2 < κ) given z: over the part of h1 where h2 can bring the sum below κ."""
     (a, b), (k1, k2), (z1, z2) = shares, margins, z
     if a <= 1e-12 or b <= 1e-12 or a * k1 + b * k2 >= kappa:

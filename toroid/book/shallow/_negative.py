@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ... import shallow
 from ...landscape import along
@@ -42,7 +43,7 @@ class Negative(NamedTuple):
 
 def meet(
     kappas: tuple[float, float], sample: int, *, size: int, load: float, flights: int, points: int
-) -> tuple[np.ndarray, float]:
+) -> tuple[NDArray[Any], float]:
     """Patterns below a margin on geodesics between typical solutions of two margins.
 
     Two solutions of each are sampled, for one set of random patterns.
@@ -105,7 +106,7 @@ def negative(
     return Negative(pd.concat(curves), pd.concat(heights), highest)
 
 
-def _tops(t: np.ndarray, load: float, margin: float, last: float) -> pd.DataFrame:
+def _tops(t: NDArray[Any], load: float, margin: float, last: float) -> pd.DataFrame:
     """The theory's highest places, for margins of the other end up to the last."""
     fine = np.linspace(margin, last, 15)
     tops = [shallow.geodesic_error(t, load, kappa, margin, margin).max() for kappa in fine]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from ... import shallow
 from ...symmetry import Symmetry, find_symmetries
@@ -42,7 +43,7 @@ def sphere(inputs: int) -> tuple[Symmetry, shallow.Perceptron]:
     return find_symmetries(model, torch.zeros(2, inputs, dtype=torch.float64)), model
 
 
-def spread(values: Any) -> tuple[np.ndarray, np.ndarray]:
+def spread(values: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean over sets of patterns, and its standard error ``s / sqrt(n)``.
 
     Args:
