@@ -298,7 +298,9 @@ def _tokens(batch: Any) -> Tensor:
     return Task().split(batch)[1]
 
 
-def _task(loss: Callable, error: Callable, name: str, **parts: Any) -> Task:
+def _task(
+    loss: Callable[..., Tensor], error: Callable[..., Tensor], name: str, **parts: Any
+) -> Task:
     return Task(loss=partial(loss, task=name), error=partial(error, task=name), **parts)
 
 

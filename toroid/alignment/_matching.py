@@ -20,6 +20,8 @@ from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ._overlaps import Overlaps, Similarity, assign
 from ._values import Values, values_at_weights
 
+Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
+
 
 def sequential(overlaps: Overlaps, keep: bool) -> Element:
     """Match a group, permute its producers and consumers, go on to the next."""
@@ -73,9 +75,9 @@ def _joined(parts: Sequence[Group]) -> Group:
     return Group(name, scales, joined(flips) if flips else None)
 
 
-def _waiting(symmetry: Symmetry) -> dict[str, Counter]:
+def _waiting(symmetry: Symmetry) -> dict[str, Counter[Place]]:
     """For each parameter the places that units not yet matched scramble, and how many groups do."""
-    waiting: dict[str, Counter] = defaultdict(Counter)
+    waiting: dict[str, Counter[Place]] = defaultdict(Counter)
     for group in symmetry.groups:
         for axis in group.axes:
             waiting[axis.parameter][axis.place] += 1
@@ -85,7 +87,7 @@ def _waiting(symmetry: Symmetry) -> dict[str, Counter]:
 def _cosines(
     overlaps: Overlaps,
     element: Element,
-    waiting: Mapping[str, Counter],
+    waiting: Mapping[str, Counter[Place]],
     group: Group,
     sure: bool = False,
 ) -> Similarity:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -222,7 +222,7 @@ class Overlaps:
                 self.acting.setdefault(axis.parameter, []).append((group, axis))
         self.weights = sorted({x.parameter for g in symmetry.groups for x in g.axes if x.weighs})
         self.like = next(x for x in self.a.values() if x.is_floating_point())
-        self.made: dict[tuple, Overlap] = {}
+        self.made: dict[tuple[Any, ...], Overlap] = {}
         self.at: dict[tuple[str, int], dict[int, list[int]]] = {}
 
     def of(self, group: Group, axis: Axis) -> Overlap:

@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 
 from .._network import ALONE, cast
 from .._state import State
-from ..symmetry._graph import operation
+from ..symmetry._rules import operation
 
 Values = dict[str, tuple[Tensor, Tensor]]
 
