@@ -284,6 +284,22 @@ def network(name: str) -> tuple[nn.Module, Tensor, toroid.Symmetry]:
     return model, example, toroid.find_symmetries(model, example[:2].float())
 
 
+class Apply(nn.Module):
+    """A function of modules and tensors: ``function(self, *inputs)``."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if type(part) is torch.Tensor:
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, *x):
+        return self.function(self, *x)
+
+
 def random_state(model: nn.Module, seed: int, dead: bool = False) -> dict[str, Tensor]:
     """Random weights, biases and BatchNorm statistics, γ of both signs; some dead units if asked."""
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 import toroid
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import ALL, BOOK, gap, network, random_element, random_signs, random_state
+from networks import ALL, BOOK, Apply, gap, network, random_element, random_signs, random_state
 from torch import nn
 
 SEEDS = st.integers(0, 10_000)
@@ -200,7 +200,7 @@ class Unknown(nn.Module):
 def test_an_unknown_operation_is_refused_by_name_and_place():
     with pytest.raises(
         toroid.UnsupportedError,
-        match=r"'cumsum' is not understood.*no rule.*test_symmetry\.py.*cumsum\(1\)",
+        match=r"'cumsum' is not understood .it takes units in their order.*test_symmetry\.py.*cumsum\(1\)",
     ):
         toroid.find_symmetries(Unknown(), torch.zeros(2, 4))
 
@@ -267,7 +267,7 @@ class Threshold(nn.Module):
     """Rectifies, by an operation that has no rule."""
 
     def forward(self, x):
-        return nn.functional.threshold(x, 0, 0)
+        return torch.heaviside(x, x.new_zeros(())) * x
 
 
 def by_hand(made, read, size=6, **options):
@@ -351,27 +351,6 @@ def test_groups_that_are_no_groups_are_refused():
         toroid.Group("a", (toroid.Scale("a", axes),))
 
 
-class Autoencoder(nn.Module):
-    """A weight that is read in a way no rule covers, and in another that one does."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.end = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 3)
-
-    def forward(self, x):
-        x = torch.nn.functional.linear(x, self.weight).relu()
-        return self.end(torch.nn.functional.linear(x, self.weight.t()).relu())
-
-
-def test_a_tied_weight_is_refused_or_left():
-    with pytest.raises(
-        toroid.UnsupportedError, match=r"'linear' is not understood .its weight is computed"
-    ):
-        toroid.find_symmetries(Autoencoder(), torch.zeros(2, 4))
-    symmetry = toroid.find_symmetries(Autoencoder(), torch.zeros(2, 4), strict=False)
-    assert "weight" not in {a.parameter for g in symmetry.groups for a in g.axes}
-
-
 class Swapped(nn.Module):
     """A channel's places in two orders: its columns do not correspond one to one."""
 
@@ -406,15 +385,6 @@ def test_heads_and_what_is_inside_them():
 def test_blocks_of_a_grouped_convolution():
     groups = {g.name: g.size for g in network("grouped")[2].groups}
     assert groups == {"0": 2, "0#2": 3, "0#3": 3, "2": 2, "2#2": 2}
-
-
-def test_one_tensor_under_two_names_is_refused():
-    shared = nn.Linear(6, 6)
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), shared, nn.ReLU(), shared, nn.Linear(6, 3))
-    with pytest.raises(
-        toroid.UnsupportedError, match=r"'2\.weight' and '4\.weight' are one tensor"
-    ):
-        toroid.find_symmetries(model, torch.zeros(2, 4))
 
 
 def test_an_example_of_several_inputs():
@@ -495,42 +465,6 @@ def test_wrong_permutations_and_factors_say_what_is_wrong():
         toroid.permute({**state, "1.weight": state["1.weight"][:2]}, {}, symmetry)
     with pytest.raises(KeyError, match="there are 1, 3, output"):
         symmetry["x"]
-
-
-class Apply(nn.Module):
-    """A function of modules and tensors: ``function(self, *inputs)``."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if type(part) is torch.Tensor:
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-
-    def forward(self, *x):
-        return self.function(self, *x)
-
-
-IDS = torch.zeros(2, 5, dtype=torch.long)
-
-
-@pytest.mark.parametrize(
-    ("function", "example"),
-    [
-        (lambda m, i: m.b(m.a(m.table[i]).relu()).mean(1), IDS),
-        (lambda m, i: m.b(m.a(m.table.index_select(0, i)).relu()), IDS[0]),
-        (lambda m, x, i: m.b(m.a(x).relu()[torch.arange(2), i]), (torch.randn(2, 5, 4), IDS[:, 0])),
-        (lambda m, x: m.b(m.a(x).relu()[:, m.order.to(torch.long)]), torch.randn(2, 4)),
-    ],
-)
-def test_an_index_that_is_not_a_constant_is_refused_or_left(function, example):
-    parts = {"table": nn.Parameter(torch.randn(7, 4)), "a": nn.Linear(4, 6), "b": nn.Linear(6, 3)}
-    model = Apply(function, **parts, order=torch.arange(6.0))
-    with pytest.raises(toroid.UnsupportedError, match="an index that is computed or an input"):
-        toroid.find_symmetries(model, example)
-    assert toroid.find_symmetries(model, example, strict=False).refused
 
 
 def test_an_index_that_is_a_constant_only_moves():
@@ -666,45 +600,3 @@ def test_inputs_in_a_dict():
         assert [g.size for g in symmetry.groups] == [6]
         state = random_state(model, 0)
         assert toroid.same_function(model, state, toroid.normalize(state, symmetry), example)
-
-
-@pytest.mark.parametrize("units", [3, 5])
-def test_a_weight_that_is_a_vector_is_refused_by_name(units):
-    model = Apply(
-        lambda m, x: torch.stack([nn.functional.linear(m.a(x).relu(), m.v), x[:, 0]], 1),
-        a=nn.Linear(4, units),
-        v=nn.Parameter(torch.randn(units)),
-    )
-    with pytest.raises(toroid.UnsupportedError, match=r"'linear' .*vector; give it the shape \(1,"):
-        toroid.find_symmetries(model, torch.zeros(3, 4))
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
-def test_a_weight_that_is_computed_outside_of_the_graph_is_refused_by_name():
-    first = nn.utils.weight_norm(nn.Linear(4, 6))
-    model, example = nn.Sequential(first, nn.ReLU(), nn.Linear(6, 3)), torch.zeros(2, 4)
-    with pytest.raises(toroid.UnsupportedError, match="'weight' of module '0' is computed from"):
-        toroid.find_symmetries(model, example)
-    nn.utils.remove_weight_norm(first)  # as the message says
-    assert [g.size for g in toroid.find_symmetries(model, example).groups] == [6]
-
-
-@pytest.mark.parametrize(
-    "product",
-    [
-        lambda x, w: x @ w.t(),
-        lambda x, w: x @ w.T,
-        lambda x, w: x @ w.mT,
-        lambda x, w: x @ w,
-        lambda x, w: torch.matmul(x, w.transpose(0, 1)),
-    ],
-)
-def test_a_layer_that_is_written_as_a_product_is_refused_with_what_to_write(product):
-    model = Apply(
-        lambda m, x: m.b(product(x, m.w).relu()),
-        w=nn.Parameter(torch.randn(4, 4)),
-        b=nn.Linear(4, 3),
-    )
-    for x in (torch.zeros(2, 4), torch.zeros(2, 5, 4)):
-        with pytest.raises(toroid.UnsupportedError, match=r"functional\.linear\(x, weight\)"):
-            toroid.find_symmetries(model, x)

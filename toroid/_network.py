@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
 #: Held while torch does what it cannot do in two threads at once: it exports a graph, and takes
 #: derivatives forwards.
 ALONE = threading.RLock()
+
+Outputs = Callable[[Any], Any] | None  # which part of what a model says counts; None for all
 
 
 class UnsupportedError(NotImplementedError):
@@ -28,6 +31,13 @@ def cast(x: Any, like: Tensor) -> Any:
     return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For every name in the state dict the first name of its tensor: a tied one has several."""
+    seen: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
 def structure(model: nn.Module) -> nn.Module:
     """A copy of a model's modules, in evaluation mode, that shares the tensors of its state.
 
@@ -37,19 +47,59 @@ def structure(model: nn.Module) -> nn.Module:
     shared = {id(x): x for x in (*model.parameters(), *state)}
     kept = [x for m in model.modules() for v in _own(m).values() for x in _tensors(v)]
     computed = {id(x): x.detach() for x in kept if not x.is_leaf}  # these cannot be copied
-    return copy.deepcopy(model, {**computed, **shared}).eval()
+    try:
+        return copy.deepcopy(model, {**computed, **shared}).eval()
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"the model cannot be copied: {str(error).splitlines()[0]} Some module keeps a tensor "
+            "of an earlier pass in an object of its own; remove it, or detach it"
+        ) from error
 
 
-def check_computed(model: nn.Module) -> None:
-    """No tensor that modules hold is computed from parameters outside of the graph."""
+def computed_weights(model: nn.Module) -> str:
+    """Which weights are computed from others, and the call that makes parameters of them."""
+    calls = []
     for path, module in model.named_modules():
-        for name, x in vars(module).items():
-            if isinstance(x, Tensor) and not x.is_leaf:
-                raise UnsupportedError(
-                    f"{name!r} of module {path!r} is computed from parameters outside of the "
-                    "graph, as by torch.nn.utils.weight_norm. Make it a parameter, by "
-                    "torch.nn.utils.remove_weight_norm"
-                )
+        for hook in module._forward_pre_hooks.values():
+            kind, name = type(hook).__module__, getattr(hook, "name", None)
+            weight = name or getattr(hook, "_tensor_name", "weight")
+            if kind.startswith("torch.nn.utils."):
+                how = "prune.remove" if "prune" in kind else f"remove_{kind.rpartition('.')[2]}"
+                calls.append(f"torch.nn.utils.{how}(model.get_submodule({path!r}), {weight!r})")
+        if parametrize.is_parametrized(module):
+            calls += [
+                "torch.nn.utils.parametrize.remove_parametrizations("
+                f"model.get_submodule({path!r}), {weight!r})"
+                for weight in module.parametrizations  # type: ignore[union-attr]
+            ]
+    if hasattr(model, "merge_and_unload"):
+        calls.append("model.merge_and_unload()")
+    more = f" and {len(calls) - 1} more like it" if len(calls) > 1 else ""
+    return f"Some of its weights are computed: call {calls[0]}{more} first." if calls else ""
+
+
+def selected(network: nn.Module, outputs: Outputs) -> nn.Module:
+    """A network (one that nobody else holds) of whose outputs only some count."""
+    network.register_forward_hook(lambda _, inputs, out: plain(outputs(out) if outputs else out))
+    return network
+
+
+def plain(out: Any) -> Any:
+    """An output as tensors in tuples and dicts: of an object its fields, nothing else of them."""
+    if isinstance(out, Tensor) or out is None:
+        return out
+    if isinstance(out, Mapping):
+        return {str(k): plain(v) for k, v in out.items() if v is not None}
+    if isinstance(out, (list, tuple)):
+        return tuple(plain(x) for x in out)
+    fields = getattr(out, "__dict__", None) or {
+        k: getattr(out, k) for k in getattr(out, "__slots__", ())
+    }
+    return {k: plain(v) for k, v in fields.items() if _holds_tensors(v)}
+
+
+def _holds_tensors(x: Any) -> bool:
+    return isinstance(x, (Tensor, Mapping, list, tuple)) or hasattr(x, "__dict__")
 
 
 #: What every module has; all else is its own.
@@ -66,7 +116,18 @@ class Kept:
 
     def __init__(self, network: nn.Module) -> None:
         """Remember what is there before any call."""
-        self.start = {m: {k: _held(v) for k, v in _own(m).items()} for m in network.modules()}
+        state = {id(x) for x in (*network.parameters(), *network.buffers())}
+        # a module's list of its own parameters (an LSTM has one): who puts a state in, sets it
+        self.left = {
+            (m, k)
+            for m in network.modules()
+            for k, v in _own(m).items()
+            if any(id(x) in state for x in _tensors(v))
+        }
+        self.start = {
+            m: {k: _held(v) for k, v in _own(m).items() if (m, k) not in self.left}
+            for m in network.modules()
+        }
         self.settled = not any(_tensors(v) for start in self.start.values() for v in start.values())
 
     def forget(self) -> None:
@@ -75,7 +136,7 @@ class Kept:
             own = vars(module)
             for name in [*_own(module), *(start.keys() - own.keys())]:
                 was, now = (x.get(name, MISSING) for x in (start, own))
-                if not _same(was, now):
+                if (module, name) not in self.left and not _same(was, now):
                     _put(module, name, was)
 
     def settle(self, call: Callable[[], Any]) -> None:

@@ -9,9 +9,9 @@ from .._network import UnsupportedError
 from ._actions import flip, permute, rescale
 from ._comparison import Report, same_function
 from ._discovery import find_symmetries
-from ._groups import Axis, Group, Scale, Symmetry
+from ._groups import Axis, Group, Scale, Stay, Symmetry
 
 __all__ = [
-    "Axis", "Group", "Report", "Scale", "Symmetry", "UnsupportedError", "find_symmetries",
+    "Axis", "Group", "Report", "Scale", "Stay", "Symmetry", "UnsupportedError", "find_symmetries",
     "flip", "permute", "rescale", "same_function",
 ]  # fmt: skip

@@ -12,8 +12,8 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ._groups import OF_PARTS, Axis, Group, Scale, Symmetry
-from ._labels import KINDS, OUTPUT, Slot, Trace
+from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
+from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, WORDS, Slot, Trace
 
 
 class _Components:
@@ -36,6 +36,7 @@ class _Components:
 
 def assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
+    _join_single(trace)
     unit, scale, sign = (_Components(trace, kind) for kind in KINDS)
     builder = _Builder(list(trace.slots.values()), unit, scale, sign)
     found = _signatures(trace, builder)
@@ -57,7 +58,46 @@ def assemble(trace: Trace) -> Symmetry:
     ]
     made.sort(key=lambda pair: _place(pair[0]))
     groups = _with_parts(_named([group for group, _ in made]), [units for _, units in made])
-    return Symmetry(groups, builder.output(), tuple(trace.refused))
+    grouped = {u for _, units in made for unit in units for u in unit}
+    return Symmetry(groups, builder.output(), tuple(trace.refused), _stays(trace, builder, grouped))
+
+
+def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ...]:
+    """The hidden units that are in no group, by where they are made first, and why."""
+    unit, slots = builder.unit, builder.slots
+    read = {c for slot in slots if slot.role == "in" for c in unit.of[slot.ids].tolist()}
+    seen, input_ = set(grouped), int(unit.of[FROZEN])
+    rest: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for number, slot in enumerate(slots):
+        components = unit.of[slot.ids].tolist() if _makes(trace, slot) else []
+        for position, component in enumerate(components):
+            why = unit.reasons.get(component, "a set without another like it")
+            hidden = component in read or why not in (CLASSES, WORDS)
+            if hidden and component not in seen and (component != input_ or slot.span == 1):
+                rest[number, why].append(position)
+        seen |= {*components} - {input_}  # what meets the input is one component, made everywhere
+    return tuple(
+        Stay(builder.axis(slots[number], [[p] for p in positions], number), why)
+        for (number, why), positions in rest.items()
+    )
+
+
+def _makes(trace: Trace, slot: Slot) -> bool:
+    """Whether it is a place where units are made, by the first name of its tensor."""
+    return slot.role == "out" and slot.parameter not in trace.copies
+
+
+def _join_single(trace: Trace) -> None:
+    """A set in which all turn out to be one unit is that unit."""
+    while trace.inside:
+        of, found = _Components(trace, "unit").of, []
+        for units, wholes in trace.inside:
+            inside, around = of[units.numpy()], of[wholes[:, 0].numpy()]
+            one = (inside == inside[:, :1]).all(1) & (inside[:, 0] != around)
+            found += [(units[torch.from_numpy(one), 0], wholes[torch.from_numpy(one), 0])]
+        if not any(len(a) for a, _ in found):
+            return
+        trace.ties["unit"] += found
 
 
 def _place(group: Group) -> tuple[int, int, bool]:
@@ -79,14 +119,22 @@ def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, li
 
 
 def _parts(trace: Trace, unit: _Components) -> dict[int, frozenset[int]]:
-    """The sets and the units that are inside them (a set of one unit is that unit)."""
-    found: dict[int, set[int]] = defaultdict(set)
+    """The sets and the units that are inside them.
+
+    Sets that stay are one component, frozen; each has a number below 0 here, or what is inside
+    different ones would look alike.
+    """
+    found: dict[int, frozenset[int]] = {}
+    stays: dict[frozenset[int], int] = {}
     for units, wholes in trace.inside:
-        pairs = np.stack([unit.of[wholes.numpy()].ravel(), unit.of[units.numpy()].ravel()])
-        for whole, part in np.unique(pairs, axis=1).T.tolist():
-            if whole != part:
-                found[whole].add(part)
-    return {whole: frozenset(parts) for whole, parts in found.items()}
+        rows = unit.of[units.numpy()]
+        for row, whole in zip(rows, unit.of[wholes[:, 0].numpy()].tolist(), strict=True):
+            inside = frozenset(np.unique(row).tolist())
+            if whole in unit.reasons:
+                whole = stays.setdefault(inside, -1 - len(stays))
+            if inside := inside - {whole}:
+                found[whole] = found.get(whole, frozenset()) | inside
+    return found
 
 
 def _sets(
@@ -107,15 +155,19 @@ def _sets(
     for inside, wholes in merged.items():
         everything = [*wholes, *inside]
         # a set with a fixed part cannot move; sets inside sets are left as they are
-        if any(u in unit.reasons for u in everything) or any(around[w] for w in wholes):
+        if any(u < 0 or u in unit.reasons for u in everything) or any(around[w] for w in wholes):
             continue
-        # a part that another set holds too would be torn out of it
-        if any(around[u] != set(wholes) for u in inside):
+        # a set that stays may hold one unit of each: who takes its place is inside it too; but a
+        # part that another set holds that can move would be torn out of it
+        others = {u: tuple(sorted(around[u] - set(wholes))) for u in inside}
+        if any(w >= 0 for more in others.values() for w in more):
             continue
         # by their places first, so that the same kinds of parts stand at the same i in every set
-        members = sorted((u for u in everything if u in found), key=lambda u: (found[u], u))
+        members = sorted(
+            (u for u in everything if u in found), key=lambda u: (found[u], others.get(u, ()), u)
+        )
         if members:
-            kinds[tuple((found[u]) for u in members)].append(members)
+            kinds[tuple((found[u], others.get(u, ())) for u in members)].append(members)
     return [sets for sets in kinds.values() if len(sets) > 1]
 
 
@@ -195,7 +247,7 @@ class _Builder:
         # apart: no two units share a sign, and none is used outside of these places
         apart = sum(map(len, owned)) == len(own) and sum(self.signs[c] for c in own) == signs.size
         order = min(n for n, _ in free)
-        axes = tuple(self._axis(self.slots[n], p.tolist(), order) for n, p in free)
+        axes = tuple(self.axis(self.slots[n], p.tolist(), order) for n, p in free)
         return Scale(axes[0].module, axes, "", order) if apart else None
 
     def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
@@ -211,10 +263,10 @@ class _Builder:
             reason = "shared with other units"
         if not reason and not any(self.slots[n].role == "out" for n, _ in places):
             reason = "no weights make it"
-        axes = tuple(self._axis(self.slots[number], p.tolist(), first) for number, p in places)
+        axes = tuple(self.axis(self.slots[number], p.tolist(), first) for number, p in places)
         return Scale(axes[0].module, axes, reason, first)
 
-    def _axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
+    def axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
         # normalising goes front to back: what these weights read is not settled yet
         late = slot.role == "out" and self._reads_from(slot.parameter, order)
         index = tuple(map(tuple, positions))
@@ -236,7 +288,7 @@ class _Builder:
         if order is None or component in self.scale.reasons:
             return None
         places = ((s, np.flatnonzero(self.scale.of[s.ids] == component)) for s in self.slots)
-        axes = (self._axis(slot, [p.tolist()], order) for slot, p in places if len(p))
+        axes = (self.axis(slot, [p.tolist()], order) for slot, p in places if len(p))
         joined = (replace(a, role="out") if a.role == "bias" else a for a in axes)  # one vector
         return Group("output", (Scale("output", tuple(joined), "", order),))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import Kept, cast, structure
+from .._network import Kept, Outputs, cast, first_names, plain, selected, structure
 from .._state import State, check_choice, check_model
 
 
@@ -44,6 +44,7 @@ def same_function(
     *,
     tolerance: float | None = None,
     output: str = "factor",
+    outputs: Outputs = None,
 ) -> Report:
     """Compare two states of a network on an input: equal up to one positive factor?
 
@@ -56,6 +57,8 @@ def same_function(
         after: State dict to compare with it.
         example: Inputs, batch first, or a tuple of them; not changed, but cast to the precision of
             the states.
+        outputs: Of the model's outputs those that count, as ``lambda out: out["logits"]``; by
+            default all of them.
         tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
         output: ``"factor"``, or ``"keep"``: the outputs themselves must be the same.
 
@@ -76,7 +79,7 @@ def same_function(
     for state in (before, after):
         check_model(state, model)
     check_choice("output", output, ("factor", "keep"))
-    network, inputs = structure(model), as_tuple(example)
+    network, inputs = selected(structure(model), outputs), as_tuple(example)
     kept = Kept(network)
     if not kept.settled:
         kept.settle(lambda: outputs_of(network, before, inputs))
@@ -114,9 +117,9 @@ def outputs_of(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Ten
     }
     counters = {k: v.clone() for k, v in state.items() if not v.is_floating_point()}
     inputs = tree_map(partial(cast, like=like), inputs)
-    outputs = tree_leaves(
-        torch.func.functional_call(network, {**unsaved, **state, **counters}, inputs)
-    )
+    first = first_names(network)  # of a tensor with several names one is given
+    given = {k: v for k, v in {**unsaved, **state, **counters}.items() if first.get(k, k) == k}
+    outputs = tree_leaves(plain(torch.func.functional_call(network, given, inputs)))
     tensors = [out for out in outputs if isinstance(out, Tensor)]
     rows = next((len(out) for out in tensors if out.dim()), 1)
     matrices = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,14 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import UnsupportedError
+from .._network import UnsupportedError, selected, structure
 from .._state import State
 from . import _graph
 from ._assembly import assemble
 from ._comparison import as_tuple, compare, outputs_of
 from ._elements import Element
-from ._groups import Group, Scale, Symmetry, check_state
-from ._labels import Slot
+from ._groups import Group, Scale, Stay, Symmetry, check_state
+from ._labels import OWN, Slot
+
+#: A strict call warns if more than this share of the hidden units is held by something else than
+#: the function (`toroid.symmetry._labels.OWN`).
+HELD = 0.1
 
 
 def find_symmetries(
@@ -29,6 +34,7 @@ def find_symmetries(
     strict: bool = True,
     verify: bool = True,
     given: Symmetry | None = None,
+    outputs: Callable[[Any], Any] | None = None,
 ) -> Symmetry:
     """Read the permutation, scale and sign symmetries of a network off its graph.
 
@@ -43,12 +49,17 @@ def find_symmetries(
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64 (in float32 if the network casts to that
             or less), by a random element of what was found, and compare the outputs. It costs a
-            few runs of the network on inputs like `example`.
+            few runs of the network on inputs like `example`; on smaller images where the graph is
+            the same.
+        outputs: Of the model's outputs those that count, as ``lambda out: out["logits"]``; by
+            default all of them, and units that are returned as they are stay where they are.
         given: Groups written by hand, for what the graph does not show; merged with what is found
             (``symmetry | given``), and verified with it.
 
     Returns:
-        The groups of units, front to back, and the last layer's one factor.
+        The groups of units, front to back, the last layer's one factor, and the hidden units that
+        stay. With `strict`, a warning if more than a tenth of the units (`HELD`) stay for a reason
+        that is not the function itself, as a constant with a number for each of them.
 
     Raises:
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
@@ -71,8 +82,9 @@ def find_symmetries(
             f"find_symmetries takes the model, a torch.nn.Module, got a {type(model).__name__}; "
             "a state dict does not say what is computed"
         )
-    exported = _graph.export(model, example)
-    trace = _graph.trace(exported, model.state_dict().keys(), strict)
+    exported = _graph.export(model, example, outputs)
+    exported, example = _graph.smaller(model, example, outputs, exported)
+    trace = _graph.trace(exported, model, strict)
     symmetry = assemble(trace)
     by_hand: tuple[Group, ...] = ()
     if given is not None:
@@ -81,10 +93,39 @@ def find_symmetries(
         given = replace(given, groups=groups)
         symmetry, by_hand = symmetry | given, given.all_groups
         _check_parts(symmetry)
+    if strict:
+        _warn_of_held(symmetry)
     certain = symmetry.all_groups if strict else by_hand
     if not verify or not symmetry.all_groups:
         return symmetry
-    return _verified(symmetry, model, example, certain, _graph.precision(exported))
+    network = selected(copy.deepcopy(structure(model)), outputs)
+    precision = _graph.precision(exported)
+    try:
+        return _verified(symmetry, network, example, certain, precision)
+    except (RuntimeError, ValueError) as error:
+        # it makes numbers of its own, in the precision that it was written for
+        if precision != torch.float64 or isinstance(error, UnsupportedError):
+            raise
+        return _verified(symmetry, network, example, certain, torch.float32)
+
+
+def _warn_of_held(symmetry: Symmetry) -> None:
+    """Say so if many units stay for a reason that is not the function itself."""
+    held = [stay for stay in symmetry.stays if stay.why not in OWN]
+    count = sum(stay.size for stay in held)
+    moved = sum(group.size for group in symmetry.groups if not group.whole)
+    if count > HELD * (moved + sum(stay.size for stay in symmetry.stays)):
+        places = "; ".join(f"{s.size} of {s.axis.module!r}: {s.why}" for s in held[:3])
+        more = f"; and {len(held) - 3} more places" if len(held) > 3 else ""
+        warnings.warn(
+            f"{count} hidden units stay where they are, for reasons that are not the function "
+            f"itself ({places}{more}). Nothing that is done to them is wrong, but they are neither "
+            "matched nor normalised. What holds them: a tensor with one number for each unit "
+            "should be a parameter or a buffer of the state; outputs= says which outputs count; "
+            "given= takes groups by hand",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_parts(symmetry: Symmetry) -> None:
@@ -114,7 +155,7 @@ def _in_order(group: Group, slots: Sequence[Slot]) -> Group:
 
 def _verified(
     symmetry: Symmetry,
-    model: nn.Module,
+    network: nn.Module,
     example: Any,
     certain: Sequence[Group],
     precision: torch.dtype,
@@ -122,8 +163,11 @@ def _verified(
     """The symmetry without the groups that change what a network with random weights says."""
     generator = torch.Generator().manual_seed(0)
     exact = precision == torch.float64
-    network = copy.deepcopy(model).to(torch.float64 if exact else torch.float32).cpu().eval()
-    state: State = {k: _random_like(k, v, generator) for k, v in network.state_dict().items()}
+    network = network.to(torch.float64 if exact else torch.float32).cpu()
+    buffers = {k for k, _ in network.named_buffers()}
+    state: State = {
+        k: _random_like(k, v, generator, k in buffers) for k, v in network.state_dict().items()
+    }
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
     like_example = partial(_random_like, "", generator=generator)
@@ -153,7 +197,10 @@ def _verified(
             "change when they are moved. Mend groups that were given by hand; pass strict=False to "
             "leave others as they are."
         )
-    return replace(_without(symmetry, bad), refused=(*symmetry.refused, message))
+    rest = _without(symmetry, bad)
+    stays = [Stay(g.axes[0], "not alike after all") for g in bad if g is not symmetry.output]
+    refused = (*symmetry.refused, message)
+    return replace(rest, refused=refused, stays=(*symmetry.stays, *stays))
 
 
 def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
@@ -166,11 +213,17 @@ def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
     return replace(symmetry, groups=tuple(kept), output=output)
 
 
-def _random_like(name: str, tensor: Any, generator: torch.Generator) -> Any:
-    """Random numbers of the size that keeps activations of order one; γ of both signs."""
+def _random_like(name: str, tensor: Any, generator: torch.Generator, buffer: bool = False) -> Any:
+    """Random numbers of the size that keeps activations of order one; γ of both signs.
+
+    A buffer's stay positive, or infinite, where they are: it may be a variance, or a mask.
+    """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return tensor
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+    if buffer:
+        numbers = torch.where(tensor > 0, numbers.abs() + 0.5, numbers)
+        numbers = torch.where(tensor.isfinite(), numbers, tensor)
     if name.endswith("running_var"):
         return numbers.abs() + 0.5
     if name.endswith("bias"):

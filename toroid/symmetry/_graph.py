@@ -2,72 +2,181 @@
 
 from __future__ import annotations
 
+import traceback
+import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map
 
-from .._network import ALONE, UnsupportedError, check_computed, structure
-from ._labels import KINDS, OUTPUT, Label, Trace, Weight, still
+from .._network import (
+    ALONE,
+    Outputs,
+    UnsupportedError,
+    computed_weights,
+    first_names,
+    selected,
+    structure,
+)
+from ._labels import CLASSES, KINDS, OUTPUT, Label, Trace, Weight, still
 from ._rules import RULES, operation
 
+LARGE, SIDE = 160_000, 64  # inputs of so many numbers are cut, to sides of SIDE at least
 
-def export(model: nn.Module, example: Any) -> ExportedProgram:
+
+def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedProgram:
     """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
-    _check_names(model)
-    check_computed(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedError(
+            "a scripted or traced model has no graph that can be read; pass the module that it was "
+            "made from"
+        )
     inputs = example if isinstance(example, tuple) else (example,)
-    with ALONE:
-        return torch.export.export(structure(model), inputs, strict=False)
+    network = selected(structure(model), outputs)
+    try:
+        with ALONE, warnings.catch_warnings():
+            # what a module keeps for later is no concern of the graph
+            warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
+            return torch.export.export(network, inputs, strict=False)
+    except GuardOnDataDependentSymNode as error:
+        lines = [f"{x.filename}, line {x.lineno}: {x.line}" for x in _own_lines(error)]
+        raise UnsupportedError(
+            "cannot read the graph of this network: what it computes depends on numbers "
+            f"({lines[-1]}), and no graph says both "
+            "cases. Take the choice, or the check, out of forward"
+        ) from error
+
+
+def _own_lines(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where an error was raised, without the lines of torch."""
+    folder = str(Path(torch.__file__).parent)
+    return [x for x in traceback.extract_tb(error.__traceback__) if folder not in x.filename]
+
+
+def smaller(
+    model: nn.Module, example: Any, outputs: Outputs, exported: ExportedProgram
+) -> tuple[ExportedProgram, Any]:
+    """The graph on smaller images, and these, where it is the same one; else what is given.
+
+    Labels and a random copy's outputs say on 64 x 64 pixels what they say on 512 x 512.
+    """
+    sides = [min(x.shape[-2:]) for x in _find(Tensor, example) if x.dim() == 4]
+    factor = 2 ** max(0, (min(sides, default=0) // SIDE).bit_length() - 1)
+    size = sum(x.numel() for x in _find(Tensor, example))
+    if size < LARGE or factor == 1:
+        return exported, example
+    less = tree_map(lambda x: _cut(x, factor), example)
+    try:
+        other = export(model, less, outputs)
+    except Exception:  # any code of a user's may need the size
+        return exported, example
+    return (other, less) if _steps(other) == _steps(exported) else (exported, example)
+
+
+def _cut(x: Any, factor: int) -> Any:
+    """The corner of an image."""
+    if not isinstance(x, Tensor) or x.dim() != 4:
+        return x
+    height, width = (side // factor for side in x.shape[-2:])
+    return x[..., :height, :width]
+
+
+def _steps(exported: ExportedProgram) -> list[Any]:
+    """The operations of a graph in their order, and what they take."""
+    return [
+        (node.op, node.target, [n.name for n in node.all_input_nodes])
+        for node in exported.graph.nodes
+    ]
 
 
 def precision(exported: ExportedProgram) -> torch.dtype:
     """The lowest precision that the graph casts numbers to by name; float64 if there is none."""
+    return _precision(exported.graph_module)
+
+
+def _precision(module: GraphModule) -> torch.dtype:
     lowest, computed = torch.float64, set[Node]()
-    for node in exported.graph.nodes:
+    for node in module.graph.nodes:
         if node.op == "placeholder" or not computed.isdisjoint(node.all_input_nodes):
             computed.add(node)
             for x in (*node.args, *node.kwargs.values()):
                 if isinstance(x, torch.dtype) and x.is_floating_point:
-                    lowest = max(lowest, x, key=lambda dtype: torch.finfo(dtype).eps)
+                    lowest = max(lowest, x, key=_epsilon)
+    for _, inner in module.named_children():
+        if isinstance(inner, GraphModule):
+            lowest = max(lowest, _precision(inner), key=_epsilon)
     return lowest
 
 
-def trace(exported: ExportedProgram, saved: Collection[str], strict: bool = True) -> Trace:
-    """Run a graph on labels and collect what it says; `saved` are the names in the state dict."""
-    result, values = Trace(), _placeholders(exported, saved)
-    for node in exported.graph.nodes:
-        if node.op == "call_function":
-            values[node] = _call(result, node, values, strict)
-        elif node.op == "output":
-            outputs = map_arg(node.args, values.__getitem__)
-            for weight in _find(Weight, outputs):
-                result.untouchable[weight.name] = "output"
-            _finish(result, _find(Label, outputs))
-            if _find(Weight, outputs) or _find(Tensor, outputs):  # a factor would pass them by
-                result.freeze("scale", torch.tensor([OUTPUT]), "an output that is a constant")
+def _epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps
+
+
+def trace(exported: ExportedProgram, model: nn.Module, strict: bool = True) -> Trace:
+    """Run a graph on labels and collect what it says."""
+    first = first_names(model)
+    result = Trace(copies={name: one for name, one in first.items() if name != one})
+    start = _placeholders(exported, first)
+    try:
+        outputs = _walk(result, exported.graph_module, start, strict)
+    except UnsupportedError as error:
+        advice = computed_weights(model)
+        if not advice:
+            raise
+        raise UnsupportedError(f"{error} {advice}") from error
+    for weight in _find(Weight, outputs):
+        result.untouchable[weight.name] = "output"
+    _finish(result, _find(Label, outputs))
+    if _find(Weight, outputs) or _find(Tensor, outputs):  # a factor would pass them by
+        result.freeze("scale", torch.tensor([OUTPUT]), "an output that is a constant")
     return result
 
 
-def _check_names(model: nn.Module) -> None:
-    """One name for each tensor: a state with two names for one cannot be told apart."""
-    seen: dict[int, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        first = seen.setdefault(id(tensor), name)
-        if first != name:
-            raise UnsupportedError(
-                f"{first!r} and {name!r} are one tensor under two names. Give the shared "
-                "module one name, and call it twice"
-            )
+def _walk(result: Trace, module: GraphModule, values: dict[Node, Any], strict: bool) -> Any:
+    """Run one graph on labels, from its placeholders to its outputs."""
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            values[node] = _attribute(module, str(node.target))
+        elif node.op == "call_function":
+            values[node] = _call(result, node, values, strict)
+        elif node.op == "output":
+            return map_arg(node.args, values.__getitem__)
+    return ()
 
 
-def _placeholders(exported: ExportedProgram, saved: Collection[str]) -> dict[Node, Any]:
-    """What the graph begins with: weights by name, constants as they are, inputs that stay."""
+def _attribute(module: nn.Module, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _enter(result: Trace, args: Sequence[Any], strict: bool) -> Any:
+    """A graph inside the graph (no_grad, autocast, a checkpoint): walk in."""
+    graphs = [i for i, x in enumerate(args) if isinstance(x, GraphModule)]
+    if len(graphs) != 1:
+        raise UnsupportedError("a choice between several graphs")
+    inner, given = args[graphs[0]], args[graphs[0] + 1 :]
+    places = inner.graph.find_nodes(op="placeholder")
+    if len(places) != len(given):
+        raise UnsupportedError("a graph that takes other inputs")
+    (found,) = _walk(result, inner, dict(zip(places, given, strict=True)), strict)
+    return found
+
+
+def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[Node, Any]:
+    """What the graph begins with: weights by name, constants as they are, inputs that stay.
+
+    `first` has the first name of every tensor in the state dict, which may have several.
+    """
     values: dict[Node, Any] = {}
     signature, state = exported.graph_signature, exported.state_dict
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -76,8 +185,9 @@ def _placeholders(exported: ExportedProgram, saved: Collection[str]) -> dict[Nod
     for node in exported.graph.find_nodes(op="placeholder"):
         name = names.get(node.name) or lifted.get(node.name)
         number = constants.get(name) if name else None
-        if name in saved and number is not None and number.is_floating_point():
-            values[node] = Weight(name, number.shape, node.name in signature.inputs_to_buffers)
+        if name in first and number is not None and number.is_floating_point():
+            buffer = node.name in signature.inputs_to_buffers
+            values[node] = Weight(first[name], number.shape, buffer)
         elif number is not None:
             values[node] = number.detach().clone()
         else:
@@ -87,21 +197,30 @@ def _placeholders(exported: ExportedProgram, saved: Collection[str]) -> dict[Nod
 
 def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> Any:
     args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-    if not _find(Label, (args, kwargs)) and not _find(Weight, (args, kwargs)):
+    labels, weights = _find(Label, (args, kwargs)), _find(Weight, (args, kwargs))
+    if not labels and not weights and not _find(GraphModule, args):
         return node.target(*args, **kwargs)  # type: ignore[operator]  # constants only
     try:
-        if node.target not in RULES:
-            raise UnsupportedError("there is no rule for it")
-        return RULES[node.target](result, node, *args, **kwargs)
-    except (UnsupportedError, AttributeError, IndexError, RuntimeError, TypeError) as error:
-        # the others: an operation that has a rule, in a form that the rule was not written for
-        message = f"{operation(node)!r} is not understood ({error}), at {place(node)}"
-        if strict:
-            raise UnsupportedError(
-                f"cannot read the symmetries of this network: {message}. Pass strict=False to "
-                "leave the units that meet here as they are."
-            ) from None
-        return _leave(result, node, args, kwargs, message)
+        if _find(GraphModule, args):
+            return _enter(result, args, strict)
+        if node.target in RULES:
+            return RULES[node.target](result, node, *args, **kwargs)
+        if not weights and all(label.still for label in labels):  # what nothing moves stays
+            return _stay(node)
+        raise UnsupportedError("there is no rule for it")
+    except UnsupportedError as error:
+        cause: Exception = error
+        why = str(error)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        # an operation that has a rule, in a form that the rule was not written for
+        cause, why = error, f"its rule fails: {type(error).__name__}: {error}"
+    message = f"{operation(node)!r} is not understood ({why}), at {place(node)}"
+    if strict:
+        raise UnsupportedError(
+            f"cannot read the symmetries of this network: {message}. Pass strict=False to "
+            "leave the units that meet here as they are."
+        ) from cause
+    return _leave(result, node, args, kwargs, message)
 
 
 def _leave(result: Trace, node: Node, args: Any, kwargs: Any, message: str) -> Any:
@@ -112,10 +231,12 @@ def _leave(result: Trace, node: Node, args: Any, kwargs: Any, message: str) -> A
             result.freeze(kind, getattr(label, kind), operation(node))
     for weight in _find(Weight, (args, kwargs)):
         result.untouchable[weight.name] = operation(node)
-    value = node.meta["val"]
-    return (
-        [still(v.shape) for v in value] if isinstance(value, (list, tuple)) else still(value.shape)
-    )
+    return _stay(node)
+
+
+def _stay(node: Node) -> Any:
+    """The labels of results that nothing moves, in the form in which they come."""
+    return tree_map(lambda v: still(getattr(v, "shape", ())), node.meta.get("val"))
 
 
 def _finish(result: Trace, outputs: Iterable[Label]) -> None:
@@ -123,20 +244,25 @@ def _finish(result: Trace, outputs: Iterable[Label]) -> None:
     places = defaultdict(set)
     for name, dim, span, _ in result.slots:
         places[name].add((dim, span))
-    for (
-        name,
-        found,
-    ) in places.items():  # rows and columns, or blocks, or single numbers: no two of these
+    for name, found in places.items():  # rows and columns, or blocks, or single numbers: no two
         if any(span > 1 for _, span in found) and len(found) > 1 and found != {(0, 1), (0, 2)}:
             result.untouchable.setdefault(name, "a weight that is used in two ways")
     for slot in result.slots.values():
         if slot.parameter in result.untouchable:
             for kind in KINDS:
                 result.freeze(kind, torch.from_numpy(slot.ids), result.untouchable[slot.parameter])
+        if reason := result.pinned.get((slot.parameter, slot.dim)):
+            for kind in KINDS:
+                result.freeze(kind, torch.from_numpy(slot.ids), reason)
     for label in outputs:
-        result.freeze("unit", label.unit, "classes")
-        result.freeze("sign", label.sign, "classes")
+        result.freeze("unit", label.unit, CLASSES)
+        result.freeze("sign", label.sign, CLASSES)
         result.tie("scale", label.scale, torch.tensor(OUTPUT))
+    for slot in [*result.slots.values()]:  # a tensor's other names move with it
+        for name, first in result.copies.items():
+            if first == slot.parameter:
+                copy = replace(slot, parameter=name)
+                result.slots[name, slot.dim, slot.span, slot.role] = copy
 
 
 def _find(kind: type, tree: Any) -> list:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -241,6 +241,31 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Stay:
+    """Hidden units that are in no group: they stay where they are.
+
+    Attributes:
+        axis: The weights that make them, the first of each.
+        why: What holds them.
+    """
+
+    axis: Axis
+    why: str
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return len(self.axis.index)
+
+    def without(self, groups: Iterable[Group]) -> Stay | None:
+        """Those that no group moves; None if there are none."""
+        axes = [a for group in groups for a in group.axes if a.place == self.axis.place]
+        moved = {position for axis in axes for unit in axis.index for position in unit}
+        left = tuple(unit for unit in self.axis.index if moved.isdisjoint(unit))
+        return replace(self, axis=replace(self.axis, index=left)) if left else None
+
+
+@dataclass(frozen=True)
 class Symmetry:
     """The groups of a network's units, front to back; printable, comparable, JSON-able.
 
@@ -249,6 +274,7 @@ class Symmetry:
         output: The last layer as a group of one unit: one positive factor on it changes no argmax.
             None where something after it fixes its scale.
         refused: Operations left as they are, with their place (only with ``strict=False``).
+        stays: The hidden units that are in no group, and why.
 
     Example:
         >>> import torch, toroid
@@ -263,6 +289,7 @@ class Symmetry:
     groups: tuple[Group, ...]
     output: Group | None = None
     refused: tuple[str, ...] = ()
+    stays: tuple[Stay, ...] = ()
 
     def __getitem__(self, name: str) -> Group:
         """The group of this name."""
@@ -298,13 +325,21 @@ class Symmetry:
                         f"{where or ' have one name'}"
                     )
         groups = sorted((*self.groups, *other.groups), key=lambda g: g.scales[0].order)
-        return Symmetry(tuple(groups), self.output or other.output, (*self.refused, *other.refused))
+        stays = [
+            left
+            for one, rest in ((self, other), (other, self))
+            for stay in one.stays
+            if (left := stay.without(rest.groups))
+        ]
+        refused = (*self.refused, *other.refused)
+        return Symmetry(tuple(groups), self.output or other.output, refused, tuple(stays))
 
     def __str__(self) -> str:
-        """The groups as a table."""
+        """The groups as a table, and what is in none: every hidden unit is accounted for."""
         rows: list[Row] = [("group", "units", "made by", "read by", "scale")]
         for group in self.all_groups:
             rows += _table_rows(group, "one factor" if group is self.output else "free")
+        rows += [("-", str(s.size), s.axis.module, "-", f"stays: {s.why}") for s in self.stays]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
             f"{a:{widths[0]}}  {b:>{widths[1]}}  {c:{widths[2]}}  {d:{widths[3]}}  {e}"
@@ -321,15 +356,18 @@ class Symmetry:
         """The symmetry that `to_json` wrote."""
         data = json.loads(text)
         output = data["output"] and _group_from(data["output"])
-        return cls(tuple(map(_group_from, data["groups"])), output, tuple(data["refused"]))
+        stays = tuple(Stay(_axis_from(stay["axis"]), stay["why"]) for stay in data["stays"])
+        groups = tuple(map(_group_from, data["groups"]))
+        return cls(groups, output, tuple(data["refused"]), stays)
+
+
+def _axis_from(data: dict[str, Any]) -> Axis:
+    return Axis(**{**data, "index": tuple(map(tuple, data["index"]))})
 
 
 def _group_from(data: dict[str, Any]) -> Group:
-    def axis(fields: dict[str, Any]) -> Axis:
-        return Axis(**{**fields, "index": tuple(map(tuple, fields["index"]))})
-
     def scale(fields: dict[str, Any]) -> Scale:
-        return Scale(**{**fields, "axes": tuple(map(axis, fields["axes"]))})
+        return Scale(**{**fields, "axes": tuple(map(_axis_from, fields["axes"]))})
 
     flip = data["flip"] and scale(data["flip"])
     parts = tuple(map(tuple, data["parts"]))

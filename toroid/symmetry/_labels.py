@@ -17,12 +17,54 @@ sign and not the scale.
 Where an operation treats some units alike but as a set (the width of an attention head, the
 channels of a GroupNorm's group, a block of a grouped convolution), the set is a unit of its own,
 and the units are *inside* it: they can be exchanged among themselves, or with the whole set.
+
+Three units, worked out. Inputs have the label 0, which stays; every dimension of every parameter
+gets its own: the three rows of the first layer 4, 5, 6, their biases 7, 8, 9, the columns that
+read the units 10, 11, 12.
+
+    >>> import torch
+    >>> from toroid.symmetry import _graph
+    >>> layers = torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)
+    >>> model = torch.nn.Sequential(*layers)
+    >>> trace = _graph.trace(_graph.export(model, torch.zeros(1, 2)), model)
+    >>> for slot in trace.slots.values():
+    ...     print(slot.parameter, slot.dim, slot.role, slot.ids.tolist())
+    0.weight 1 in [2, 3]
+    0.weight 0 out [4, 5, 6]
+    0.bias 0 bias [7, 8, 9]
+    2.weight 1 in [10, 11, 12]
+    2.weight 0 out [13, 14]
+    2.bias 0 bias [15, 16]
+
+Tied are the columns of the first layer to the input, its biases to its rows, the columns of the
+second to the units that they read, its biases to its rows:
+
+    >>> ties = [list(zip(a.tolist(), b.tolist())) for a, b in trace.ties["unit"]]
+    >>> ties[:3]
+    [[(2, 0), (3, 0)], [(7, 4), (8, 5), (9, 6)], [(10, 4), (11, 5), (12, 6)]]
+
+So {4, 7, 10} is the first unit: its row, its bias and its column move together. What is frozen says
+what does not: classes keep their places, and no sign passes a ReLU.
+
+    >>> [(labels.tolist(), why) for labels, why in trace.frozen["unit"]]
+    [([0], 'the input'), ([13, 14], 'classes')]
+    >>> [(labels.tolist(), why) for labels, why in trace.frozen["sign"]]
+    [([0], 'constant'), ([4, 5, 6], 'relu'), ([13, 14], 'classes')]
+
+`assemble` then asks for each unit where it occurs: 4, 5 and 6 in the same places of the same slots,
+so that they are alike, and one group. Their scale is free, they do not flip:
+
+    >>> from toroid.symmetry._assembly import assemble
+    >>> print(assemble(trace))
+    group   units  made by  read by  scale
+    0           3  0        2        free
+    output      1  2        -        one factor
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,27 +78,130 @@ OUTPUT = 1  # the label of the one factor that all outputs may share
 FACTORS = ("scale", "sign")  # what multiplies a unit
 KINDS = ("unit", *FACTORS)
 
+# Why units stay where the function itself says so, and nothing is lost:
+INPUT, CLASSES, WORDS = "the input", "classes", "words"
+INDEX, CHOSEN = "an index", "chosen by an index"
+ALONE, PLACES = "meets all units of a layer", "a constant that differs from place to place"
+OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES)
+CONSTANT = "a constant with a number for each unit"
+
+COMPUTED = "its weight is computed, not a parameter of the model"
+
 
 class Label(NamedTuple):
-    """The labels of one activation: integer tensors of its shape."""
+    """The labels of one activation: integer tensors of its shape.
+
+    Where one number stands again and again, as after an ``expand``, `numbers` has equal integers:
+    along such a dimension an activation meets others as if it were broadcast. None if it is not
+    known, or if no number is repeated.
+    """
 
     unit: Tensor
     scale: Tensor
     sign: Tensor
+    numbers: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the activation."""
         return self.unit.shape
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing moves, multiplies or flips it."""
+        return not any(squeeze(getattr(self, kind)).any() for kind in KINDS)
 
-class Weight(NamedTuple):
-    """A parameter, or a buffer of floating numbers, on its way through the graph."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Label:
+        """The same done to the labels of each kind."""
+        return Label(*(function(getattr(self, kind)) for kind in KINDS))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Label:
+        """As `map`, where numbers are only moved."""
+        numbers = None if self.numbers is None else move(self.numbers)
+        return self.map(move)._replace(numbers=numbers)
+
+    def expand(self, shape: Sequence[int]) -> Label:
+        """Broadcast to a shape, without using memory; the numbers are repeated, and it is known."""
+        size, rank = self.shape, len(shape) - len(self.shape)
+        grows = rank > 0 or any(a != b for a, b in zip(size, shape, strict=True))
+        if not grows:
+            return self
+        alike = torch.arange(size.numel()).view(size) if self.numbers is None else self.numbers
+        return self._replace(numbers=alike).moved(lambda labels: labels.expand(tuple(shape)))
+
+    def once(self, dim: int) -> bool:
+        """Whether it is one number along a dimension (counted from the end, -1 the last)."""
+        if -dim > len(self.shape) or self.shape[dim] == 1:
+            return True
+        return self.numbers is not None and not varies(self.numbers, dim % len(self.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A parameter, or a buffer of floating numbers, on its way through the graph.
+
+    Its dimensions may have been exchanged, cut or added: dimension d of what arrives is dimension
+    ``dims[d]`` of what is stored (None where it is none), at the positions ``at[d]`` of it.
+    Dimensions that are stored and do not arrive were selected, at `base`.
+    """
 
     name: str
-    shape: torch.Size
+    stored: torch.Size
     buffer: bool = False
     signed: bool = False  # only its signs count: it can move and flip, but has no scale
+    moved: torch.Size | None = None
+    dims: tuple[int | None, ...] = ()
+    at: tuple[Tensor | None, ...] = ()
+    base: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of what arrives."""
+        return self.stored if self.moved is None else self.moved
+
+    def carried(self, move: Callable[[Tensor], Tensor]) -> Weight | None:
+        """The weight after an operation that only moves numbers.
+
+        None if dimensions were mixed, so that it is no product of dimensions any more.
+        """
+        places = [move(c.expand(self.shape)) for c in self._coordinates()]
+        shape = places[0].shape if places else move(torch.zeros(self.shape)).shape
+        dims: list[int | None] = [None] * len(shape)
+        at: list[Tensor | None] = [None] * len(shape)
+        for k, place in enumerate(places):
+            where = [d for d in range(len(shape)) if varies(place, d)]
+            if len(where) > 1 or (where and dims[where[0]] is not None):
+                return None
+            for d in where:
+                line = [slice(None) if e == d else 0 for e in range(len(shape))]
+                dims[d], at[d] = k, place[tuple(line)]
+        base = tuple(int(p[(0,) * p.dim()]) if p.numel() else 0 for p in places)
+        return replace(self, moved=shape, dims=tuple(dims), at=tuple(at), base=base)
+
+    def _coordinates(self) -> list[Tensor]:
+        """For each stored dimension the place along it, broadcast against what arrives."""
+        lines = []
+        for k, size in enumerate(self.stored):
+            if self.moved is None:
+                lines.append(_along(torch.arange(size), k, len(self.stored)))
+            elif k in self.dims:
+                d = self.dims.index(k)
+                place = self.at[d]
+                assert place is not None
+                lines.append(_along(place, d, len(self.shape)))
+            else:
+                lines.append(torch.full([1] * len(self.shape), self.base[k]))
+        return lines
+
+    def elements(self, stored: Tensor) -> Tensor:
+        """A tensor of the stored shape, as it arrives."""
+        if self.moved is None:
+            return stored
+        return stored[tuple(self._coordinates())].expand(self.shape)
+
+
+def _along(line: Tensor, dim: int, rank: int) -> Tensor:
+    return line.view([-1 if d == dim else 1 for d in range(rank)])
 
 
 @dataclass(frozen=True)
@@ -90,7 +235,9 @@ class Trace:
         default_factory=lambda: {k: [] for k in KINDS}
     )
     frozen: dict[str, list[tuple[Tensor, str]]] = field(
-        default_factory=lambda: {k: [(torch.tensor([FROZEN]), "constant")] for k in KINDS}
+        default_factory=lambda: {
+            k: [(torch.tensor([FROZEN]), INPUT if k == "unit" else "constant")] for k in KINDS
+        }
     )
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
@@ -98,7 +245,11 @@ class Trace:
     untouchable: dict[str, str] = field(
         default_factory=dict
     )  # parameter -> operation that reads it
-    count: int = 2
+    pinned: dict[tuple[str, int], str] = field(
+        default_factory=dict
+    )  # parameter and dimension -> what its places stand for
+    copies: dict[str, str] = field(default_factory=dict)  # a second name of a tensor -> the first
+    count: int = 2  # labels so far
 
     def fresh(self, size: int) -> Tensor:
         """New labels."""
@@ -120,10 +271,26 @@ class Trace:
         Places that are used in more roles than `roles` are one unit, and their factors are fixed.
         """
         if not isinstance(weight, Weight):
-            raise UnsupportedError("its weight is computed, not a parameter of the model")
+            raise UnsupportedError(COMPUTED)
+        if weight.moved is None:
+            return self._slot(weight, dim, role, span, eps, roles)
+        if span > 1:
+            raise UnsupportedError("a weight in blocks that is moved before it is used")
+        stored, places = weight.dims[dim], weight.at[dim]
+        if stored is None or places is None:  # a dimension that was added: nothing is stored there
+            ids = self.fresh(weight.shape[dim])
+            self.freeze("unit", ids, "not stored")
+            self.fix(ids, "not stored")
+            return ids
+        return self._slot(weight, stored, role, 1, eps, roles)[places]
+
+    def _slot(
+        self, weight: Weight, dim: int, role: str, span: int, eps: float, roles: int
+    ) -> Tensor:
+        """`slot` of what is stored."""
         key = (weight.name, dim, span, role)
         if key not in self.slots:
-            ids = self.fresh(weight.shape[dim : dim + span].numel())
+            ids = self.fresh(weight.stored[dim : dim + span].numel())
             others = [torch.from_numpy(s.ids) for k, s in self.slots.items() if k[:3] == key[:3]]
             for labels in others:
                 self.tie("unit", ids, labels)
@@ -135,6 +302,21 @@ class Trace:
         if weight.signed:
             self.freeze("scale", torch.from_numpy(self.slots[key].ids), "sign")
         return torch.from_numpy(self.slots[key].ids)
+
+    def elements(self, weight: Weight, role: str) -> Tensor:
+        """One label for each element of a weight that is used as numbers of its own."""
+        ids = self._slot(weight, 0, role, len(weight.stored), 0.0, 1)
+        return weight.elements(ids.view(weight.stored))
+
+    def constant(self, x: Tensor) -> Label:
+        """Labels of a constant: its numbers stay, but where all are alike any of them may move.
+
+        Zeros may be multiplied and flipped too: what starts at zero belongs to whatever it meets.
+        """
+        if not x.numel() or x.numel() > 1_000_000 or (x != x.flatten()[0]).any():
+            return still(x.shape)
+        ids = self.fresh(x.numel()).view(x.shape)
+        return still(x.shape)._replace(unit=ids) if x.any() else Label(ids, ids, ids)
 
     def tie(self, kind: str, a: Tensor, b: Tensor) -> None:
         """Two label tensors (broadcast against each other) are the same, element by element."""
@@ -161,21 +343,37 @@ class Trace:
 
         def channels(kind: str) -> Tensor:
             rows = squeeze(getattr(labels, kind), keep=dim).movedim(dim, 0)
-            rows = rows.reshape(len(rows), -1)
+            rows = rows.reshape(len(rows), -1)  # (channels, places)
             if rows.shape[1] > 1:
                 self.tie(kind, rows[:, 1:], rows[:, :1])
             return rows[:, 0]
 
         return Label(*map(channels, KINDS))
 
+    def along(self, labels: Label, dims: Sequence[int], kinds: Sequence[str] = KINDS) -> Label:
+        """The labels without some dimensions (they are kept, with size 1); what differs is tied."""
+
+        def first(kind: str) -> Tensor:
+            one = every = getattr(labels, kind)
+            for dim in dims:
+                one = one.narrow(dim, 0, 1)
+            if kind in kinds:
+                self.tie(kind, every, one)
+            return one
+
+        return Label(*map(first, KINDS))
+
     def around(self, units: Tensor) -> Tensor:
         """A unit around each row of `units` (sets, members): the same one for equal rows.
 
-        A row that holds one unit only is that unit.
+        A row that holds one unit only is that unit. A set without another like it has nobody to be
+        exchanged with: it stays, and says nothing of what is inside it.
         """
         if (units == units[:, :1]).all():
             return units[:, 0]
         rows, which = torch.unique(units, dim=0, return_inverse=True)
+        if len(rows) == 1:
+            return torch.full((len(units),), FROZEN)
         sets = self.fresh(len(rows))
         self.inside.append((rows, sets[:, None].expand_as(rows)))
         return sets[which]
@@ -212,7 +410,7 @@ def spread(channels: Label, shape: Sequence[int], dim: int) -> Label:
     """Channel labels (C,) as the labels of an activation of `shape`, without using memory."""
     view = [1] * len(shape)
     view[dim] = -1
-    return Label(*(x.view(view).expand(*shape) for x in channels))
+    return channels.map(lambda x: x.view(view).expand(tuple(shape)))
 
 
 def still(shape: Sequence[int]) -> Label:

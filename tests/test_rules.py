@@ -1,0 +1,467 @@
+"""What each operation says: the kinds of networks that people bring, exact or refused by name."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toroid
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from networks import Apply, gap, random_element, random_signs, random_state
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
+from toroid.symmetry import _graph
+from toroid.symmetry._labels import OWN
+from toroid.symmetry._rules import NAMES, RULES
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+
+SEEDS = st.integers(0, 2**31 - 1)
+X, IMAGE = torch.zeros(4, 5), torch.zeros(2, 3, 6, 6)
+WORDS = torch.arange(14).reshape(2, 7)
+
+
+def test_every_operation_of_the_table_is_one_of_torch():
+    assert [name for name in sorted(NAMES) if not hasattr(torch.ops.aten, name)] == []
+    assert len(RULES) > len(NAMES)  # their overloads, too
+
+
+def two(function, a=5, hidden=16, **parts):
+    """Two layers, and what stands between them."""
+    return Apply(
+        lambda m, x: m.b(function(m, m.a(x))), a=nn.Linear(a, hidden), b=nn.LazyLinear(3), **parts
+    )
+
+
+def parameter(*shape):
+    return nn.Parameter(torch.randn(shape))
+
+
+def frozen_norm(m, x):
+    factor = (m.gain * (m.var + 1e-5).rsqrt()).view(1, -1, 1, 1)
+    x = m.a(x) * factor + (m.shift.view(1, -1, 1, 1) - m.mean.view(1, -1, 1, 1) * factor)
+    return m.b(x.relu().mean((2, 3)))
+
+
+def loop(m, x):
+    h = x.new_zeros(len(x), 6)
+    for t in range(x.shape[1]):
+        h = torch.tanh(m.into(x[:, t]) + m.back(h))
+    return m.head(h)
+
+
+def cells(m, x):
+    state = [x.new_zeros(len(x), 6) for _ in range(m.states)]
+    for t in range(x.shape[1]):
+        found = m.cell(x[:, t], tuple(state) if m.states > 1 else state[0])
+        state = list(found) if m.states > 1 else [found]
+    return m.head(state[0])
+
+
+def attention_gate(how):
+    def forward(m, x):
+        h = m.a(x).relu()
+        g = m.g(torch.cat([h.mean(1, keepdim=True), h.amax(1, keepdim=True)], 1)).sigmoid()
+        g = {"as": lambda: g.expand_as(h), "to": lambda: g.expand(-1, 6, -1, -1),
+             "repeat": lambda: g.repeat(1, 6, 1, 1), "": lambda: g}[how]()  # fmt: skip
+        return m.b((h * g).mean((2, 3)))
+
+    return Apply(forward, a=nn.Conv2d(3, 6, 3), g=nn.Conv2d(2, 1, 1), b=nn.Linear(6, 3))
+
+
+def no_grad(m, x):
+    with torch.no_grad():
+        x = m.a(x).relu()
+    return m.b(x)
+
+
+def autocast(m, x):
+    with torch.autocast("cpu", enabled=False):
+        x = m.a(x.to(m.a.weight.dtype)).relu()
+    return m.b(x)
+
+
+def inner(how):
+    layers = {"a": nn.Linear(5, 8), "b": nn.Linear(8, 3)}
+    if how == "checkpoint":
+        return Apply(
+            lambda m, x: m.b(checkpoint(lambda y: m.a(y).relu(), x, use_reentrant=False)), **layers
+        )
+    return Apply({"no_grad": no_grad, "autocast": autocast}[how], **layers)
+
+
+def grouped_queries(m, x):
+    q, k, v = (layer(x).view(2, 4, -1, 4).transpose(1, 2) for layer in (m.query, m.key, m.value))
+    x = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return m.end(x.transpose(1, 2).flatten(2))
+
+
+def rotary(m, x):
+    q, k = (layer(x).view(2, 4, 2, 6) for layer in (m.query, m.key))
+    angle = torch.arange(4.0, dtype=x.dtype)[:, None, None] * torch.tensor([1.0, 0.3, 0.1]).to(x)
+
+    def turn(z):
+        a, b = z.chunk(2, -1)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+    a = torch.einsum("blhd,bmhd->bhlm", turn(q), turn(k)).softmax(-1)
+    return m.end((a @ m.value(x).view(2, 4, 2, 3).transpose(1, 2)).transpose(1, 2).flatten(2))
+
+
+def tied_language_model():
+    model = Apply(
+        lambda m, i: m.head(m.b(m.a(m.words(i)).relu())),
+        words=nn.Embedding(20, 8), a=nn.Linear(8, 16), b=nn.Linear(16, 8),
+        head=nn.Linear(8, 20, bias=False),
+    )  # fmt: skip
+    model.head.weight = model.words.weight
+    return model
+
+
+# name: (network, example, sizes of its groups)
+KINDS = {
+    "frozen BatchNorm": lambda: (
+        Apply(frozen_norm, a=nn.Conv2d(3, 8, 3), b=nn.Linear(8, 3),
+              **{k: torch.rand(8) + 0.1 for k in ("gain", "shift", "mean", "var")}), IMAGE, [8]),
+    "a loop from zeros": lambda: (
+        Apply(loop, into=nn.Linear(5, 6), back=nn.Linear(6, 6), head=nn.Linear(6, 3)),
+        torch.zeros(2, 4, 5), [6]),
+    "expand_as": lambda: (attention_gate("as"), IMAGE, [6]),
+    "expand": lambda: (attention_gate("to"), IMAGE, [6]),
+    "repeat": lambda: (attention_gate("repeat"), IMAGE, [6]),
+    "broadcast": lambda: (attention_gate(""), IMAGE, [6]),
+    "lstm": lambda: (
+        Apply(lambda m, i: m.head(m.cell(m.words(i))[0][:, -1]), words=nn.Embedding(20, 8),
+              cell=nn.LSTM(8, 12, 2, batch_first=True, bidirectional=True), head=nn.Linear(24, 3)),
+        WORDS, [8, 12, 12, 12, 12]),
+    "lstm that projects": lambda: (
+        Apply(lambda m, x: m.head(m.cell(x)[1][0][-1]), cell=nn.LSTM(5, 12, proj_size=4),
+              head=nn.Linear(4, 3)), torch.zeros(6, 2, 5), [12, 4]),
+    "gru": lambda: (
+        Apply(lambda m, x: m.head(m.cell(x)[0].mean(1)), cell=nn.GRU(5, 7, batch_first=True),
+              head=nn.Linear(7, 3)), torch.zeros(2, 6, 5), [7]),
+    "rnn": lambda: (
+        Apply(lambda m, x: m.head(m.cell(x)[1][0]), cell=nn.RNN(5, 7, nonlinearity="relu"),
+              head=nn.Linear(7, 3)), torch.zeros(6, 2, 5), [7]),
+    "rnn with tanh": lambda: (
+        Apply(lambda m, x: m.head(m.cell(x)[1][0]), cell=nn.RNN(5, 7), head=nn.Linear(7, 3)),
+        torch.zeros(6, 2, 5), [7]),
+    "lstm cell": lambda: (
+        Apply(cells, cell=nn.LSTMCell(5, 6), head=nn.Linear(6, 3), states=2),
+        torch.zeros(2, 3, 5), [6]),
+    "gru cell": lambda: (
+        Apply(cells, cell=nn.GRUCell(5, 6), head=nn.Linear(6, 3), states=1),
+        torch.zeros(2, 3, 5), [6]),
+    "embedding bag": lambda: (
+        Apply(lambda m, i: m.b(m.a(m.bag(i)).relu()), bag=nn.EmbeddingBag(20, 8),
+              a=nn.Linear(8, 6), b=nn.Linear(6, 3)), WORDS, [8, 6]),
+    "tied embedding and head": lambda: (tied_language_model(), WORDS, [8, 16]),
+    "a table that an input indexes": lambda: (
+        Apply(lambda m, i: m.b(m.a(m.table[i]).relu()).mean(1), table=parameter(20, 4),
+              a=nn.Linear(4, 6), b=nn.Linear(6, 3)), WORDS, [4, 6]),
+    "x @ W": lambda: (
+        Apply(lambda m, x: (x @ m.w + m.c).relu() @ m.v, w=parameter(5, 6), c=parameter(6),
+              v=parameter(6, 3)), X, [6]),
+    "mm": lambda: (
+        Apply(lambda m, x: torch.mm(torch.mm(x, m.w.t()).relu(), m.v), w=parameter(6, 5),
+              v=parameter(6, 3)), X, [6]),
+    "addmm": lambda: (
+        Apply(lambda m, x: torch.addmm(m.c, x, m.w).relu() @ m.v, w=parameter(5, 6),
+              c=parameter(6), v=parameter(6, 3)), X, [6]),
+    "einsum": lambda: (
+        Apply(lambda m, x: torch.einsum("bi,io->bo", torch.einsum("bi,io->bo", x, m.w).relu(), m.v),
+              w=parameter(5, 6), v=parameter(6, 3)), X, [6]),
+    "F.linear(x, W.t())": lambda: (
+        Apply(lambda m, x: F.linear(F.linear(x, m.w.t()).relu(), m.v), w=parameter(5, 6),
+              v=parameter(3, 6)), X, [6]),
+    "an autoencoder with one weight": lambda: (
+        Apply(lambda m, x: F.linear(F.linear(x, m.w).relu(), m.w.t()), w=parameter(6, 5)), X, [6]),
+    "masked_fill": lambda: (two(lambda m, h: h.masked_fill(h < 0, 0.0)), X, [16]),
+    "where": lambda: (two(lambda m, h: torch.where(h > 0, h, 0.1 * h)), X, [16]),
+    "maximum": lambda: (two(lambda m, h: torch.maximum(h, -0.2 * h)), X, [16]),
+    "max over units": lambda: (two(lambda m, h: h - h.max(1, keepdim=True)[0]), X, [16]),
+    "std": lambda: (two(lambda m, h: h.relu() / (h.std(1, keepdim=True) + 0.1)), X, [16]),
+    "logsumexp": lambda: (two(lambda m, h: h - h.logsumexp(1, keepdim=True)), X, [16]),
+    "type_as": lambda: (two(lambda m, h: h.type_as(m.a.weight).relu()), X, [16]),
+    "gather along places": lambda: (
+        Apply(lambda m, x, i: m.b(torch.gather(m.a(x).relu(), 1, i[:, :1, None].expand(-1, 1, 6))),
+              a=nn.Linear(5, 6), b=nn.Linear(6, 3)), (torch.zeros(2, 7, 5), WORDS % 7), [6]),
+    "rms_norm": lambda: (two(lambda m, h: m.n(h).relu(), n=nn.RMSNorm(16)), X, [16]),
+    "instance_norm": lambda: (
+        Apply(lambda m, x: m.b(m.n(m.a(x)).relu().mean((2, 3))), a=nn.Conv2d(3, 6, 1),
+              n=nn.InstanceNorm2d(6, affine=True), b=nn.Linear(6, 3)), IMAGE, [6]),
+    "BatchNorm without statistics": lambda: (
+        two(lambda m, h: m.n(h).relu(), n=nn.BatchNorm1d(16, track_running_stats=False)), X, [16]),
+    "glu": lambda: (two(lambda m, h: F.glu(h)), X, [8]),
+    "SwiGLU": lambda: (
+        Apply(lambda m, x: m.down(F.silu(m.gate(x)) * m.up(x)), gate=nn.Linear(5, 8),
+              up=nn.Linear(5, 8), down=nn.Linear(8, 3)), X, [8]),
+    "adaptive_max_pool": lambda: (
+        Apply(lambda m, x: m.b(F.adaptive_max_pool2d(m.a(x).relu(), 1).flatten(1)),
+              a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 3)), IMAGE, [6]),
+    "reflect and circular padding": lambda: (
+        Apply(lambda m, x: m.b(m.c(m.a(x).relu()).relu().mean((2, 3))),
+              a=nn.Conv2d(3, 6, 3, padding=1, padding_mode="reflect"),
+              c=nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular"), b=nn.Linear(4, 3)),
+        IMAGE, [6, 4]),
+    "unfold": lambda: (
+        Apply(lambda m, x: m.b(F.unfold(m.a(x).relu(), 3).transpose(1, 2)).mean(1),
+              a=nn.Conv2d(3, 4, 1), b=nn.Linear(36, 3)), IMAGE, [4]),
+    "bilinear": lambda: (
+        Apply(lambda m, x: m.both(m.a(x).relu(), m.c(x).relu()), a=nn.Linear(5, 6),
+              c=nn.Linear(5, 4), both=nn.Bilinear(6, 4, 3)), X, [6, 4]),
+    "cosine_similarity": lambda: (
+        Apply(lambda m, x: F.cosine_similarity(m.a(x), m.c(x.flip(1)), dim=1)[:, None] * m.w,
+              a=nn.Linear(5, 6), c=nn.Linear(5, 6), w=parameter(1, 3)), X, [6]),
+    "a grouped transposed convolution": lambda: (
+        Apply(lambda m, x: m.b(m.c(m.a(x).relu()).relu().mean((2, 3))), a=nn.Conv2d(3, 6, 1),
+              c=nn.ConvTranspose2d(6, 4, 2, 2, groups=2), b=nn.Linear(4, 3)),
+        IMAGE, [2, 3, 3, 2, 2]),
+    "a temperature": lambda: (two(lambda m, h: h.relu() / m.t, t=parameter()), X, [16]),
+    "ReZero": lambda: (
+        Apply(lambda m, x: m.b((h := m.a(x)) + m.t * m.c(h).relu()), a=nn.Linear(5, 6),
+              c=nn.Linear(6, 6), b=nn.Linear(6, 3), t=parameter()), X, [6]),
+    "a vector for a weight": lambda: (
+        Apply(lambda m, x: torch.stack([F.linear(m.a(x).relu(), m.v), x[:, 0]], 1),
+              a=nn.Linear(5, 6), v=parameter(6)), X, [6]),
+    "grouped queries": lambda: (
+        Apply(grouped_queries, query=nn.Linear(5, 16), key=nn.Linear(5, 8), value=nn.Linear(5, 8),
+              end=nn.Linear(16, 3)), torch.zeros(2, 4, 5), None),
+    "rotary embeddings": lambda: (
+        Apply(rotary, query=nn.Linear(5, 12), key=nn.Linear(5, 12), value=nn.Linear(5, 6),
+              end=nn.Linear(6, 3)), torch.zeros(2, 4, 5), None),
+    "a padding mask": lambda: (
+        Apply(lambda m, x, mask: m.b(m.a(x, src_key_padding_mask=mask).mean(1)),
+              a=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), b=nn.Linear(8, 3)),
+        (torch.zeros(2, 4, 8), torch.arange(8).view(2, 4) > 5), None),
+    "no_grad": lambda: (inner("no_grad"), X, [8]),
+    "autocast": lambda: (inner("autocast"), X, [8]),
+    "checkpoint": lambda: (inner("checkpoint"), X, [8]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    torch.manual_seed(0)
+    model, example, sizes = KINDS[request.param]()
+    model(*(example if isinstance(example, tuple) else (example,)))  # lazy layers
+    return model, example, sizes, toroid.find_symmetries(model, example)
+
+
+def of_inputs(example, seed):
+    generator = torch.Generator().manual_seed(seed)
+    parts = example if isinstance(example, tuple) else (example,)
+    return tuple(
+        torch.randn(x.shape, generator=generator).double() if x.is_floating_point() else x
+        for x in parts
+    )
+
+
+def tied(model, state):
+    """A random state in which a tensor with two names has one value."""
+    first = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        state[name] = state[first.setdefault(id(tensor), name)]
+    return {k: v.abs() + 0.1 if k == "var" else v for k, v in state.items()}
+
+
+def test_its_units_are_found(kind):
+    _, _, sizes, symmetry = kind
+    assert symmetry.refused == ()
+    assert {stay.why for stay in symmetry.stays} <= set(OWN)
+    if sizes is None:
+        assert symmetry.groups
+    else:
+        assert sorted(g.size for g in symmetry.groups) == sorted(sizes)
+
+
+@settings(max_examples=4, phases=[Phase.generate])
+@given(seed=SEEDS)
+def test_a_random_element_leaves_the_function_as_it_is(kind, seed):
+    model, example, _, symmetry = kind
+    state, x = tied(model, random_state(model, seed)), of_inputs(example, seed)
+    permutations, factors = random_element(symmetry, seed, spread=0.3)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    moved = toroid.flip(moved, random_signs(symmetry, seed), symmetry)
+    assert toroid.same_function(model, state, moved, x, tolerance=1e-10)
+    normal, copy = toroid.normalize(state, symmetry), toroid.normalize(moved, symmetry)
+    assert toroid.same_function(model, state, normal, x, tolerance=1e-10)
+    assert gap(toroid.normalize(normal, symmetry), normal) < 1e-12
+    assert toroid.same_function(model, normal, copy, x, tolerance=1e-10, output="keep")
+
+
+# --- refused, by name, line and what to do ------------------------------------------------------
+
+
+def computed(make):
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    make(model[0])
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "undo"),
+    [
+        (nn.utils.weight_norm, "remove_weight_norm"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
+        (parametrizations.weight_norm, "parametrize.remove_parametrizations"),
+        (parametrizations.spectral_norm, "parametrize.remove_parametrizations"),
+        (lambda m: prune.l1_unstructured(m, "weight", 0.5), "prune.remove"),
+    ],
+)
+def test_computed_weights_are_refused_with_the_call_that_folds_them(make, undo):
+    model = computed(make)
+    with pytest.raises(toroid.UnsupportedError) as error:
+        toroid.find_symmetries(model, X)
+    call = str(error.value).partition("call ")[2].partition(" first")[0]
+    assert call.startswith(f"torch.nn.utils.{undo}(")
+    eval(call, {"torch": torch, "model": model})  # as the message says
+    assert [g.size for g in toroid.find_symmetries(model, X).groups] == [6]
+
+
+def test_what_is_added_to_a_weight_is_refused_with_its_cause():
+    model = Apply(
+        lambda m, x: m.b(F.linear(x, m.w + m.up @ m.down).relu()), w=parameter(6, 5),
+        up=parameter(6, 2), down=parameter(2, 5), b=nn.Linear(6, 3),
+    )  # fmt: skip
+    with pytest.raises(toroid.UnsupportedError, match=r"a product of two weights.*networks\.py"):
+        toroid.find_symmetries(model, X)
+
+
+class Wrong(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.a, self.b = function, nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.b(self.function(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("cumsum", lambda h: h.cumsum(1)),
+        ("linalg_matrix_exp", lambda h: h @ torch.linalg.matrix_exp(h.T @ h)),
+        ("dropout", lambda h: F.dropout(h, 0.5, True)),
+        ("div", lambda h: torch.div(h, 2, rounding_mode="floor")),
+    ],
+)
+def test_an_operation_that_is_not_understood_is_named_with_its_line(name, function):
+    with pytest.raises(toroid.UnsupportedError, match=rf"'{name}'.*test_rules\.py.*self\.a") as e:
+        toroid.find_symmetries(Wrong(function), X)
+    assert e.value.__cause__ is not None
+    symmetry = toroid.find_symmetries(Wrong(function), X, strict=False)
+    assert symmetry.groups == ()
+    assert len(symmetry.refused) >= 1
+    assert sum(stay.size for stay in symmetry.stays) == 6
+
+
+def test_what_depends_on_numbers_is_refused_with_its_line():
+    def forward(h):
+        return h if bool((h > 0).all()) else -h
+
+    with pytest.raises(toroid.UnsupportedError, match=r"depends on numbers.*test_rules\.py"):
+        toroid.find_symmetries(Wrong(forward), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_model_is_refused_with_what_to_pass():
+    traced = torch.jit.trace(nn.Linear(5, 3), X)
+    with pytest.raises(toroid.UnsupportedError, match="pass the module that it was made from"):
+        toroid.find_symmetries(traced, X)
+
+
+# --- every unit is accounted for ----------------------------------------------------------------
+
+
+def test_units_that_stay_are_in_the_table_with_their_reason():
+    twins = nn.Linear(5, 5)
+    model = nn.Sequential(twins, nn.ReLU(), twins, nn.ReLU(), nn.Linear(5, 3))
+    symmetry = toroid.find_symmetries(model, X)
+    (stay,) = symmetry.stays
+    assert (stay.axis.parameter, stay.size, stay.why) == ("0.weight", 5, "the input")
+    assert str(symmetry).splitlines()[-1].split() == ["-", "5", "0", "-", "stays:", "the", "input"]
+    assert toroid.Symmetry.from_json(symmetry.to_json()) == symmetry
+
+
+def test_a_network_that_makes_numbers_in_one_precision_is_verified_in_it():
+    def forward(m, x):
+        return m.b((m.a(x) + m.back(torch.zeros(len(x), 6))).relu())
+
+    model = Apply(forward, a=nn.Linear(5, 6), back=nn.Linear(6, 6), b=nn.Linear(6, 3))
+    symmetry = toroid.find_symmetries(model, X)
+    assert sorted(g.axes[0].parameter for g in symmetry.groups) == ["a.weight", "back.weight"]
+
+
+def test_units_that_a_constant_holds_are_warned_of():
+    numbers = torch.rand(6)  # in no state
+    model = Wrong(lambda h: h.relu() * numbers.to(h))
+    with pytest.warns(UserWarning, match=r"6 hidden units stay .*6 of 'a': a constant"):
+        symmetry = toroid.find_symmetries(model, X)
+    assert symmetry.groups == ()
+    assert "stays: a constant with a number" in str(symmetry)
+
+
+def test_a_group_by_hand_takes_units_from_those_that_stay():
+    model = Wrong(lambda h: torch.special.i0e(h))
+    found = toroid.find_symmetries(model, X, strict=False)
+    axes = (
+        toroid.Axis("a.weight", 0, "out", range(2, 5)),
+        toroid.Axis("a.bias", 0, "bias", range(2, 5)),
+        toroid.Axis("b.weight", 1, "in", range(2, 5)),
+    )
+    group = toroid.Group("a", (toroid.Scale("a", axes, fixed="i0e"),))
+    both = toroid.find_symmetries(model, X, strict=False, given=toroid.Symmetry((group,)))
+    assert [s.size for s in found.stays] == [6]
+    assert [s.axis.index for s in both.stays] == [((0,), (1,), (5,))]
+
+
+def test_only_the_outputs_that_count_hold_units():
+    model = Apply(
+        lambda m, x: {"features": (h := m.a(x).relu()), "logits": m.b(h)},
+        a=nn.Linear(5, 6), b=nn.Linear(6, 3),
+    )  # fmt: skip
+    both = toroid.find_symmetries(model, X)
+    assert both.groups == ()
+    assert [(s.size, s.why) for s in both.stays] == [(6, "classes")]
+
+    def logits(out):
+        return out["logits"]
+
+    symmetry = toroid.find_symmetries(model, X, outputs=logits)
+    assert [g.size for g in symmetry.groups] == [6]
+    state, x = random_state(model, 0), torch.randn(4, 5).double()
+    normal = toroid.normalize(state, symmetry)
+    assert toroid.same_function(model, state, normal, x, outputs=logits)
+    assert not toroid.same_function(model, state, normal, x)
+
+
+def test_an_index_that_is_an_input_holds_the_units_that_it_chooses():
+    model = Apply(
+        lambda m, x, i: m.b(m.a(x).relu()[torch.arange(2), i]), a=nn.Linear(4, 6), b=nn.Linear(6, 3)
+    )
+    symmetry = toroid.find_symmetries(model, (torch.randn(2, 5, 4), WORDS[:, 0] % 5))
+    assert [g.size for g in symmetry.groups] == [6]
+    chosen = Apply(
+        lambda m, x, i: m.b(m.a(x)).relu().gather(1, i), a=nn.Linear(4, 6), b=nn.Linear(6, 3)
+    )
+    symmetry = toroid.find_symmetries(chosen, (torch.randn(2, 4), WORDS[:, :2] % 3))
+    assert [(g.name, g.size) for g in symmetry.groups] == [("a", 6)]
+
+
+def test_large_images_are_read_on_smaller_ones_where_the_graph_is_the_same():
+    wide = torch.zeros(1, 3, 512, 512)
+    free = Apply(
+        lambda m, x: m.b(m.a(x).relu().mean((2, 3))), a=nn.Conv2d(3, 6, 3), b=nn.Linear(6, 3)
+    )
+    branches = Apply(lambda m, x: m.f(m, x if x.shape[-1] > 300 else x.tanh()),
+                     f=free.function, a=nn.Conv2d(3, 6, 3), b=nn.Linear(6, 3))  # fmt: skip
+    flat = nn.Sequential(nn.Conv2d(3, 2, 1, 64), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    for model, shape in ((free, (1, 3, 64, 64)), (branches, wide.shape), (flat, wide.shape)):
+        exported = _graph.export(model, wide)
+        assert _graph.smaller(model, wide, None, exported)[1].shape == shape
+        units = {g.size for g in toroid.find_symmetries(model, wide).groups}
+        assert units == ({2} if model is flat else {6})
+    assert _graph.smaller(free, IMAGE, None, _graph.export(free, IMAGE))[1] is IMAGE

@@ -1,0 +1,284 @@
+"""Layers: linear maps, convolutions, embeddings, and normalisations with their affine pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from ..._network import UnsupportedError
+from .._labels import COMPUTED, INDEX, KINDS, WORDS, Label, Trace, Weight, spread, still
+from ._table import Rule, activation, rule, shape_of
+
+
+def affine(
+    trace: Trace, node: Node, x: Label, columns: Tensor, rows: Tensor, bias: Any, channel: int
+) -> Label:
+    """Columns read the input; rows (and bias) make the output."""
+    channels = trace.per_channel(x, channel)
+    for kind in KINDS:
+        trace.tie(kind, columns, getattr(channels, kind))
+    shift(trace, bias, rows)
+    trace.use(x)
+    return spread(Label(rows, rows, rows), shape_of(node), channel)
+
+
+def shift(trace: Trace, bias: Any, rows: Tensor) -> None:
+    """A bias has the units and factors of the rows; it may have been moved on the way."""
+    if bias is None:
+        return
+    if isinstance(bias, Tensor):
+        bias = trace.constant(bias)
+    labels = trace.slot(bias, 0, "bias") if isinstance(bias, Weight) else None
+    for kind in KINDS:
+        trace.tie(kind, getattr(bias, kind) if labels is None else labels, rows)
+
+
+@rule("linear")
+def linear(trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None) -> Label:
+    """W x + b along the last dimension."""
+    if not isinstance(weight, Weight):
+        raise UnsupportedError(COMPUTED)
+    x = activation(trace, x)
+    columns = trace.slot(weight, len(weight.shape) - 1, "in")
+    if len(weight.shape) == 1:
+        if isinstance(bias, Weight):
+            trace.untouchable[bias.name] = "linear"
+        return dot(trace, node, x, columns)
+    return affine(trace, node, x, columns, trace.slot(weight, 0, "out"), bias, channel=-1)
+
+
+def dot(trace: Trace, node: Node, x: Label, columns: Tensor) -> Label:
+    """A product with a vector: what comes out has no row that could be moved or multiplied."""
+    channels = trace.per_channel(x, -1)
+    for kind in KINDS:
+        trace.tie(kind, columns, getattr(channels, kind))
+    trace.use(x)
+    return still(shape_of(node))
+
+
+def _conv(dims: int) -> Rule:
+    def conv(
+        trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None, stride: Any = 1,
+        padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> Label:  # fmt: skip
+        """A linear layer along the channels, at every place."""
+        x = activation(trace, x)
+        channel = len(shape_of(node)) - dims - 1
+        rows = trace.slot(weight, 0, "out")
+        if groups == 1:
+            columns = trace.slot(weight, 1, "in")
+            return affine(trace, node, x, columns, rows, bias, channel)
+        return _grouped(trace, node, x, weight, rows, bias, groups, channel)
+
+    return conv
+
+
+def _grouped(
+    trace: Trace, node: Node, x: Label, weight: Weight, rows: Tensor, bias: Any, groups: int,
+    channel: int,
+) -> Label:  # fmt: skip
+    """Blocks of channels that do not see each other: a column belongs to its block's rows alone."""
+    channels = trace.per_channel(x, channel)
+    inputs = weight.shape[1]  # of one block
+    depthwise = inputs == 1  # a row is also the column of its one input
+    columns = trace.slot(weight, 0, "in", span=1 if depthwise else 2, roles=2)
+    for kind in KINDS:
+        read = getattr(channels, kind).view(groups, 1, inputs)
+        trace.tie(kind, columns.view(groups, -1, inputs), read)
+    shift(trace, bias, rows)
+    trace.use(x)
+    blocks = rows.view(groups, -1)
+    if not depthwise:  # else slot() has tied rows and input already
+        trace.around(torch.cat([channels.unit.view(groups, inputs), blocks], 1))
+    return spread(Label(rows, rows, rows), shape_of(node), channel)
+
+
+for _dims in (1, 2, 3):
+    rule(f"conv{_dims}d")(_conv(_dims))
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def conv_transpose(
+    trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None, stride: Any = 1,
+    padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> Label:  # fmt: skip
+    """A convolution whose weight has its inputs first."""
+    x = activation(trace, x)
+    channel = len(shape_of(node)) - len(weight.shape) + 1
+    if groups != 1:
+        return _grouped_transpose(trace, node, x, weight, bias, groups, channel)
+    rows, columns = trace.slot(weight, 1, "out"), trace.slot(weight, 0, "in")
+    return affine(trace, node, x, columns, rows, bias, channel)
+
+
+def _grouped_transpose(
+    trace: Trace, node: Node, x: Label, weight: Any, bias: Any, groups: int, channel: int
+) -> Label:
+    """As `_grouped`, with rows and columns exchanged: a row belongs to its block's columns."""
+    columns, outputs = trace.slot(weight, 0, "in", roles=2), weight.shape[1]  # of one block
+    depthwise = outputs == 1 and len(columns) == groups  # a column is also the row of its output
+    cells = trace.slot(weight, 0, "out", span=1 if depthwise else 2, roles=2)
+    cells = cells.view(groups, -1, outputs)  # (blocks, inputs, outputs)
+    rows = cells[:, 0].flatten()
+    for kind in KINDS:
+        trace.tie(kind, cells, rows.view(groups, 1, outputs))
+    made = affine(trace, node, x, columns, rows, bias, channel)
+    if not depthwise:
+        trace.around(torch.cat([columns.view(groups, -1), rows.view(groups, -1)], 1))
+    return made
+
+
+@rule("embedding")
+def embedding(trace: Trace, node: Node, table: Any, words: Any, *args: Any, **kwargs: Any) -> Label:
+    """Rows of a table: its columns make units; its rows are words, which keep their places."""
+    _pin_words(trace, table, words)
+    rows = trace.slot(table, 1, "out")
+    return spread(Label(rows, rows, rows), shape_of(node), len(shape_of(node)) - 1)
+
+
+def _pin_words(trace: Trace, table: Any, words: Any) -> None:
+    if not isinstance(table, Weight):
+        raise UnsupportedError(COMPUTED)
+    trace.pinned[table.name, 0] = WORDS
+    if isinstance(words, Label):  # what computes a word stays as it is
+        trace.freeze("unit", words.unit, INDEX)
+        trace.fix(words, INDEX)
+
+
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(
+    trace: Trace, node: Node, table: Any, words: Any, offsets: Any, scaled: bool = False,
+    mode: int = 0, sparse: bool = False, weights: Any = None, *args: Any,
+) -> list[Label]:  # fmt: skip
+    """Sums, means (or maxima, mode 2) of rows of a table."""
+    for part in (words, offsets, weights):
+        _pin_words(trace, table, part)
+    rows = trace.slot(table, 1, "out")
+    if mode == 2:
+        trace.freeze("sign", rows, "embedding_bag")
+    shapes = [x.shape for x in node.meta["val"]]
+    return [spread(Label(rows, rows, rows), shapes[0], 1), *map(still, shapes[1:])]
+
+
+@rule("bilinear")
+def bilinear(trace: Trace, node: Node, x: Any, y: Any, weight: Any, bias: Any = None) -> Label:
+    """x W y: two sets of columns."""
+    x, y = activation(trace, x), activation(trace, y)
+    rows, middle = trace.slot(weight, 0, "out"), trace.slot(weight, 2, "in")
+    channels = trace.per_channel(y, -1)
+    for kind in KINDS:
+        trace.tie(kind, middle, getattr(channels, kind))
+    trace.use(y)
+    return affine(trace, node, x, trace.slot(weight, 1, "in"), rows, bias, -1)
+
+
+# --- normalisations -----------------------------------------------------------------------------
+
+
+@rule("batch_norm")
+def batch_norm(
+    trace: Trace, node: Node, x: Label, weight: Any, bias: Any, mean: Any, var: Any, training: bool,
+    momentum: float, eps: float, *args: Any,
+) -> Label:  # fmt: skip
+    """γ (x - mean) / sqrt(var + ε) + β: the statistics absorb a scale, the pair starts one."""
+    channels = trace.per_channel(x, 1)
+    trace.use(x)
+    if training or mean is None or var is None:  # the batch's own: divided, with an ε
+        trace.freeze("scale", channels.scale, "batch statistics")
+        channels = channels._replace(scale=still(channels.shape).scale)
+    else:
+        for kind in KINDS:
+            trace.tie(kind, trace.slot(mean, 0, "mean"), getattr(channels, kind))
+            trace.tie(kind, trace.slot(var, 0, "var", eps=eps), getattr(channels, kind))
+    return spread(_pair(trace, channels, weight, bias), shape_of(node), 1)
+
+
+def _pair(trace: Trace, x: Label, weight: Any, bias: Any) -> Label:
+    """An affine pair (γ, β) behind a normalisation: a scale begins, units and signs are the same.
+
+    A sign that passes flips β; γ stays.
+    """
+    unit, sign = x.unit, x.sign
+    scale = torch.zeros_like(unit)
+    if weight is not None:
+        scale = _vector(trace, weight, "out").view(unit.shape)
+        trace.tie("unit", scale, unit)
+        trace.freeze("sign", scale, "a gain")
+    if bias is not None:  # the pair is one vector: β is not a bias of the paper's kind
+        moved = _vector(trace, bias, "bias" if weight is None else "out").view(unit.shape)
+        for kind, labels in zip(KINDS, (unit, scale, sign), strict=True):
+            trace.tie(kind, moved, labels)
+    return Label(unit, scale, sign)
+
+
+def _vector(trace: Trace, weight: Any, role: str) -> Tensor:
+    """The labels of a gain or a shift, whatever its shape."""
+    if isinstance(weight, Weight) and weight.moved is None:
+        return trace.slot(weight, 0, role, span=len(weight.shape))
+    return trace.slot(weight, 0, role)
+
+
+@rule("layer_norm")
+def layer_norm(
+    trace: Trace, node: Node, x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None,
+    *args: Any, **kwargs: Any,
+) -> Any:  # fmt: skip
+    """One number divides all channels, with an ε: their scale is fixed; the pair starts one."""
+    x = activation(trace, x)
+    trace.fix(x, "layer_norm")
+    still_signed = x._replace(sign=still(x.shape).sign)
+    return _over_last(trace, still_signed, shape, weight, bias)
+
+
+@rule("rms_norm")
+def rms_norm(
+    trace: Trace, node: Node, x: Any, shape: Sequence[int], weight: Any = None, *args: Any,
+    **kwargs: Any,
+) -> Label:  # fmt: skip
+    """As a layer_norm without a mean: each unit may flip."""
+    x = activation(trace, x)
+    trace.freeze("scale", x.scale, "rms_norm")
+    return _over_last(trace, x, shape, weight, None)
+
+
+def _over_last(trace: Trace, x: Label, shape: Sequence[int], weight: Any, bias: Any) -> Label:
+    """What normalises the last dimensions sees their units as one set, at every place the same."""
+    trace.use(x)
+    leading = len(x.shape) - len(shape)
+
+    def places(labels: Tensor, kind: str) -> Tensor:
+        rows = labels.flatten(0, leading - 1) if leading else labels[None]  # (places, *shape)
+        if rows.stride(0) != 0 and len(rows) > 1:
+            trace.tie(kind, rows[1:], rows[:1])
+        return rows[0]
+
+    unit, sign = places(x.unit, "unit"), places(x.sign, "sign")
+    trace.around(unit.reshape(1, -1))
+    pair = _pair(trace, still(unit.shape)._replace(unit=unit, sign=sign), weight, bias)
+    return pair.map(lambda part: part.expand(x.shape))
+
+
+@rule("group_norm")
+def group_norm(
+    trace: Trace, node: Node, x: Label, groups: int, weight: Any = None, bias: Any = None,
+    *args: Any, **kwargs: Any,
+) -> Label:  # fmt: skip
+    """As a layer_norm, in blocks of channels."""
+    trace.use(x)
+    trace.fix(x, "group_norm")
+    channels = trace.per_channel(x, 1)._replace(sign=still(x.shape[1:2]).sign)
+    trace.around(channels.unit.view(groups, -1))
+    return spread(_pair(trace, channels, weight, bias), shape_of(node), 1)
+
+
+@rule("instance_norm")
+def instance_norm(
+    trace: Trace, node: Node, x: Label, weight: Any, bias: Any, mean: Any, var: Any,
+    own_statistics: bool, momentum: float, eps: float, *args: Any,
+) -> Label:  # fmt: skip
+    """A BatchNorm whose statistics are those of each channel's places."""
+    return batch_norm(trace, node, x, weight, bias, mean, var, own_statistics, momentum, eps)

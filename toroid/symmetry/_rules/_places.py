@@ -1,0 +1,209 @@
+"""Operations over places, or over units: pools, means, extremes, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from ..._network import UnsupportedError
+from .._labels import FACTORS, INDEX, Label, Trace, spread, still, varies
+from ._elementwise import elementwise, homogeneous
+from ._table import Rule, activation, meet, operation, overload, rule, shape_of, tied
+
+
+def _pool(dims: int) -> Rule:
+    def pool(trace: Trace, node: Node, x: Label, *args: Any, **kwargs: Any) -> Any:
+        """Maximum or mean over places, channel by channel: positively homogeneous."""
+        shape = shape_of(node)
+        channel = len(shape) - dims - 1
+        trace.use(x)
+        if "max" in operation(node):
+            trace.freeze("sign", x.sign, operation(node))
+        pooled = spread(trace.per_channel(x, channel), shape, channel)
+        several = isinstance(node.meta["val"], (list, tuple))  # the places of the maxima too
+        return [pooled, _hidden(trace, node, x)] if several else pooled
+
+    return pool
+
+
+def _hidden(trace: Trace, node: Node, x: Label) -> Label:
+    """Places where something was found; who reads them, reads the order of what was searched."""
+    if any(user.users and user.args[1] == 1 for user in node.users):
+        trace.freeze("unit", x.unit, INDEX)
+        trace.fix(x, INDEX)
+    return still(node.meta["val"][1].shape)
+
+
+for _dims in (1, 2, 3):
+    rule(
+        f"max_pool{_dims}d", f"avg_pool{_dims}d", f"adaptive_avg_pool{_dims}d",
+        f"adaptive_max_pool{_dims}d",
+    )(_pool(_dims))  # fmt: skip
+    if _dims > 1:
+        rule(f"max_pool{_dims}d_with_indices", f"_adaptive_avg_pool{_dims}d")(_pool(_dims))
+rule("max_pool1d_with_indices")(_pool(1))
+
+
+@rule(
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d",
+    "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+)  # fmt: skip
+def upsample(trace: Trace, node: Node, x: Label, *args: Any, **kwargs: Any) -> Label:
+    """Weighted means over places, channel by channel: linear."""
+    trace.use(x)
+    return spread(trace.per_channel(x, 1), shape_of(node), 1)
+
+
+@rule("mean", "sum", "amax", "amin", "nansum", "nanmean")
+def mean(
+    trace: Trace, node: Node, x: Any, dims: Any = None, keep: bool = False, **kw: Any
+) -> Label:
+    """Over places nothing new; over units a number that is around them, and one factor for all."""
+    x = activation(trace, x)
+    dims = _every(dims, x)
+    trace.use(x)
+    if operation(node) in ("amax", "amin"):
+        trace.freeze("sign", x.sign, operation(node))
+    one = trace.along(x, dims, FACTORS)._replace(unit=over(trace, x.unit, dims))
+    return one.map(lambda ids: ids.reshape(shape_of(node)))
+
+
+def _every(dims: Any, x: Label) -> Sequence[int]:
+    """The dimensions that are meant; none or no list is all of them."""
+    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
+        return range(len(x.shape))
+    return [dims] if isinstance(dims, int) else dims
+
+
+@rule("linalg_vector_norm")
+def vector_norm(
+    trace: Trace, node: Node, x: Any, order: float = 2, dims: Any = None, *args: Any, **kw: Any
+) -> Label:
+    """A norm: homogeneous like a sum, and takes signs away."""
+    x = activation(trace, x)
+    return mean(trace, node, x._replace(sign=still(x.shape).sign), dims)
+
+
+@rule("norm")
+def norm(
+    trace: Trace, node: Node, x: Any, order: Any = 2, dims: Any = None, *args: Any, **kw: Any
+) -> Label:
+    """As `vector_norm`, by its older name."""
+    return vector_norm(trace, node, x, order, dims)
+
+
+@rule("std", "var", "var_mean", "std_mean")
+def deviation(trace: Trace, node: Node, x: Any, dims: Any = None, *args: Any, **kw: Any) -> Any:
+    """Homogeneous; the square is not. All may flip together, and the sign ends."""
+    x = activation(trace, x)
+    if isinstance(dims, bool):  # unbiased, over everything
+        dims = None
+    if operation(node).startswith("var"):
+        trace.freeze("scale", x.scale, operation(node))
+    average = mean(trace, node, x, dims)
+    spread_out = average._replace(sign=still(average.shape).sign)
+    if operation(node).startswith("var"):
+        spread_out = spread_out._replace(scale=still(average.shape).scale)
+    return [spread_out, average] if operation(node).endswith("mean") else spread_out
+
+
+@rule("logsumexp", "prod", "any", "all", "count_nonzero")
+def symmetric(trace: Trace, node: Node, x: Any, dims: Any = None, *args: Any, **kw: Any) -> Label:
+    """A symmetric function over some dimensions that lets no factor through."""
+    return mean(trace, node, elementwise(trace, node, x), dims)
+
+
+@rule("max", "min")
+def extreme(trace: Trace, node: Node, x: Any, other: Any = None, *args: Any, **kw: Any) -> Any:
+    """Over everything, over one dimension with its places, or the larger of two."""
+    if overload(node) == "other":
+        both = activation(trace, x), activation(trace, other)
+        return homogeneous(trace, node, tied(trace, both[0], both[1], shape_of(node)))
+    x = homogeneous(trace, node, x)
+    best = mean(trace, node, x, other)
+    return best if other is None else [best, _places_of(trace, node, x, other)]
+
+
+def _places_of(trace: Trace, node: Node, x: Label, dim: int) -> Label:
+    """Places along a dimension; where units lie along it, nobody may read them."""
+    return _hidden(trace, node, x) if varies(x.unit, dim) else still(node.meta["val"][1].shape)
+
+
+@rule("topk", "sort", "kthvalue", "median", "cummax", "cummin", "mode")
+def ordered(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Numbers in their order: each is a symmetric function of all along the dimension."""
+    x = homogeneous(trace, node, x)
+    numbers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
+    counts = operation(node) in ("topk", "kthvalue")
+    dim = kwargs.get("dim", numbers[counts] if len(numbers) > counts else -1)
+    if operation(node).startswith("cum") and varies(x.unit, dim):
+        raise UnsupportedError("it takes units in their order")
+    one = trace.along(x, [dim], FACTORS)._replace(unit=over(trace, x.unit, [dim]))
+    if overload(node) == "default" and operation(node) == "median":
+        return mean(trace, node, x)
+    shape = shape_of(node)
+    kept = len(shape) == len(x.shape)
+    best = one.map(lambda ids: ids if kept else ids.squeeze(dim)).expand(shape)
+    return [best, _places_of(trace, node, x, dim)]
+
+
+@rule("argmax", "argmin", "argsort")
+def place(trace: Trace, node: Node, x: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Label:
+    """Which place is the largest: it stays so under a positive factor, if no units lie there."""
+    x = homogeneous(trace, node, x)
+    if dim is None or varies(x.unit, dim):
+        trace.freeze("unit", x.unit, INDEX)
+    dims = _every(dim, x)
+    one = trace.along(x, dims)
+    rest = one if operation(node) == "argsort" else one.map(lambda ids: ids.reshape(shape_of(node)))
+    return still(shape_of(node))._replace(unit=rest.unit.expand(shape_of(node)))
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "diff")
+def running(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
+    """Sums along places; units would be taken in their order, which is no symmetry."""
+    x = activation(trace, x)
+    dim = kwargs.get("dim", args[-1] if args else -1)
+    if varies(x.unit, dim):
+        raise UnsupportedError("it takes units in their order")
+    trace.use(x)
+    if operation(node) not in ("cumsum", "cumsum_", "diff"):
+        x = elementwise(trace, node, x)
+    return trace.along(x, [dim]).expand(shape_of(node))
+
+
+def over(trace: Trace, units: Tensor, dims: Sequence[int]) -> Tensor:
+    """Units of what a symmetric function over some dimensions gives; they are kept with size 1."""
+    dims = [d % units.dim() for d in dims]
+    front = [d for d in range(units.dim()) if d not in dims]
+    rows = units.permute(*front, *dims).reshape(prod(units.shape[d] for d in front), -1)
+    kept = [1 if d in dims else size for d, size in enumerate(units.shape)]
+    return trace.around(rows).reshape(kept)
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+def softmax(trace: Trace, node: Node, x: Any, dim: int, *args: Any, **kwargs: Any) -> Label:
+    """Each element stays what it is; all along `dim` enter alike."""
+    x = activation(trace, x)
+    over(trace, x.unit, [dim])
+    return elementwise(trace, node, x)
+
+
+@rule("cosine_similarity")
+def cosine(trace: Trace, node: Node, x: Any, y: Any, dim: int = 1, eps: float = 1e-8) -> Label:
+    """Σ x y / (|x| |y|) along a dimension: units and signs of both are the same."""
+    x, y = (activation(trace, z) for z in (x, y))
+    for label in (x, y):
+        trace.freeze("scale", label.scale, "cosine_similarity")
+    both = x._replace(unit=meet(trace, x, y, x.shape)) if x.shape == y.shape else None
+    if both is None:
+        raise UnsupportedError("two activations of different shapes")
+    trace.tie("sign", x.sign, y.sign)
+    units = over(trace, both.unit, [dim])
+    return still(shape_of(node))._replace(unit=units.reshape(shape_of(node)))
