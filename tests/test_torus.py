@@ -1,5 +1,6 @@
 """The normal form is one, the angles are exact, and the geodesic is a geodesic."""
 
+import dataclasses
 import math
 
 import pytest
@@ -398,3 +399,32 @@ def test_what_is_given_is_checked_once(monkeypatch):
         call()
         assert checked.count("finite") == states, name
         assert checked.count("fits") == 1, name
+
+
+def test_a_kept_output_says_what_it_said():
+    """In float64 a regressor's outputs, on the torus of the units and along it to itself."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 7), torch.nn.ReLU(), torch.nn.Linear(7, 5), torch.nn.ReLU(),
+        torch.nn.Linear(5, 1),
+    ).double()  # fmt: skip
+    x, state = torch.randn(9, 4).double(), model.state_dict()
+    symmetry = toroid.find_symmetries(model, x)
+    kept = toroid.normalize(state, symmetry, output="keep")
+    report = toroid.same_function(model, state, kept, x, tolerance=1e-12, output="keep")
+    assert report
+    assert not toroid.same_function(
+        model, state, toroid.normalize(state, symmetry), x, output="keep"
+    )
+    for name in ("0.weight", "2.weight"):
+        torch.testing.assert_close(kept[name].norm(dim=1), torch.ones(len(kept[name])).double())
+    again = toroid.normalize(kept, symmetry, output="keep")
+    torch.testing.assert_close(again, kept, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="replace"):
+        toroid.Geodesic(kept, kept, symmetry)
+    flat = dataclasses.replace(symmetry, output=None)
+    other = toroid.normalize({k: v + 0.1 for k, v in state.items()}, symmetry, output="keep")
+    middle = toroid.Geodesic(kept, toroid.align(other, kept, flat).state, flat)(0.5)
+    torch.testing.assert_close(middle["4.bias"], (kept["4.bias"] + other["4.bias"]) / 2)
+    with pytest.raises(ValueError, match="output is 'all'"):
+        toroid.normalize(state, symmetry, output="all")

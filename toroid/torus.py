@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -23,6 +23,7 @@ from .symmetry._groups import check_state, lengths, widened
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 
 BIASES = ("euclidean", "joint")
+OUTPUTS = ("unit", "keep")
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,15 @@ class Torus:
             norms, precision = vectors.norm(dim=1), state[self.sphere(scale)[0].parameter].dtype
             off = (norms - 1).abs() > max(1e-3, 8 * torch.finfo(precision).eps)
             if off.any() and (off := off & vectors.any(1)).any():  # a dead unit's norm is 0
-                unit = int(off.nonzero()[0])
+                unit, last = int(off.nonzero()[0]), self.symmetry.output
+                flat = (
+                    ', or, of states with output="keep", pass dataclasses.replace(symmetry, '
+                    "output=None)"
+                )
                 raise ValueError(
                     f"unit {unit} of {scale.name!r} has norm {float(norms[unit]):.4g}, not 1: the "
                     f"state is not on the torus. Call normalize(..., bias={self.bias!r}) first"
+                    f"{flat if last and scale in last.scales else ''}"
                 )
 
     def sphere(self, scale: Scale) -> tuple[Axis, ...]:
@@ -190,7 +196,9 @@ class Torus:
         return result
 
 
-def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> dict[str, Tensor]:
+def normalize(
+    state: State, symmetry: Symmetry, *, bias: str = "euclidean", output: str = "unit"
+) -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
     The units are taken front to back: ``λ = 1/|w|`` multiplies what makes a unit (`rescale`). The
@@ -204,13 +212,19 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
         symmetry: From `find_symmetries`.
         bias: ``"euclidean"``, the bias is divided along but is not in the norm; ``"joint"``, the
             bias is part of the vector, so that the whole space is a torus.
+        output: ``"unit"``, the last layer is divided by its norm, which a classifier's decisions do
+            not see; ``"keep"``, it takes up the norms before it and nothing else, so that the
+            network says what it said: what regressors, autoencoders and losses need. On the torus
+            of such states the last layer is flat: go on with ``replace(symmetry, output=None)``
+            (of `dataclasses`).
 
     Returns:
         The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
         States of less than float32 are computed in it and rounded once, at the end.
 
     Raises:
-        ValueError: If the state does not fit the symmetry or holds NaN, or `bias` is another word.
+        ValueError: If the state does not fit the symmetry or holds NaN, or `bias` or `output` is
+            another word.
 
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
@@ -227,7 +241,13 @@ def normalize(state: State, symmetry: Symmetry, *, bias: str = "euclidean") -> d
         True
         >>> bool(toroid.same_function(model, model.state_dict(), normal, x))
         True
+        >>> kept = normalize(model.state_dict(), symmetry, output="keep")
+        >>> round(toroid.same_function(model, model.state_dict(), kept, x).factor, 3)
+        1.0
     """
+    check_choice("output", output, OUTPUTS)
+    if output == "keep":
+        symmetry = replace(symmetry, output=None)
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
     return torus.normalize(state)
 
