@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
+from ._random import seed
 from .data import Dataset
 from .tasks import Task
 
@@ -47,11 +48,11 @@ class Batches:
         if isinstance(self.data, Dataset):
             parts = -(-len(self.data) // self.size)
             pairs = (self.data.images.tensor_split(parts), self.data.labels.tensor_split(parts))
-            yield from map(self._batch, zip(*pairs, strict=True))
+            yield from map(self.taken, zip(*pairs, strict=True))
             return
         seen: list[float] = []
-        for whole in _seeded(self.data):
-            batch = self._batch(whole)
+        for whole in _seeded(self.data, 0):
+            batch = self.taken(whole)
             seen.append(_fingerprint(batch))
             if self.seen is not None and self.seen[: len(seen)] != seen:
                 break
@@ -65,9 +66,12 @@ class Batches:
             )
         self.seen = seen
         if not seen:
-            raise ValueError(f"the data (a {type(self.data).__name__}) gave no batch; are empty")
+            raise ValueError(
+                f"the data (a {type(self.data).__name__}) gave no batch; are they empty?"
+            )
 
-    def _batch(self, whole: Any) -> Batch:
+    def taken(self, whole: Any) -> Batch:
+        """A batch as the task takes it apart."""
         inputs, targets = self.task.split(whole)
         arguments, named = self._arguments(inputs)
         return Batch(arguments, named, targets, _count(targets, inputs))
@@ -83,6 +87,45 @@ class Batches:
     def _takes(self, names: Mapping[str, Any]) -> bool:
         kinds = {p.kind for p in self.parameters.values()}
         return inspect.Parameter.VAR_KEYWORD in kinds or names.keys() <= self.parameters.keys()
+
+
+class Shuffled:
+    """The batches of some data, each epoch in another order; what trainings walk.
+
+    A torch data set of single examples is cut into batches of `size`, the remainder left out, and
+    a list's batches are put in another order; a loader shuffles as it was told to, from a seed.
+    """
+
+    def __init__(self, data: Data, size: int) -> None:
+        """Data as the caller gave them, which are no `Dataset`."""
+        check_data(data)
+        if isinstance(data, TorchDataset):
+            order = not isinstance(data, IterableDataset)
+            size = min(size, len(data)) if order else size  # type: ignore[arg-type]
+            data = DataLoader(data, batch_size=size, shuffle=order, drop_last=order)
+        self.data = data
+        try:
+            self.count = len(data)
+        except TypeError:
+            self.count = sum(1 for _ in data)
+        if not self.count:
+            raise ValueError(f"the data (a {type(data).__name__}) gave no batch; are they empty?")
+
+    def walks(self, generators: Sequence[torch.Generator]) -> Iterator[tuple[Any, ...]]:
+        """One batch for each generator, which draws its order, until the epoch ends."""
+        own = _generators(self.data)
+        before = [g.get_state() for g in own]
+        try:
+            yield from zip(*map(self._walk, generators), strict=True)
+        finally:
+            for g, kept in zip(own, before, strict=True):
+                g.set_state(kept)
+
+    def _walk(self, generator: torch.Generator) -> Iterator[Any]:
+        if isinstance(self.data, Sequence):
+            order = torch.randperm(len(self.data), generator=generator).tolist()
+            return iter([self.data[i] for i in order])
+        return _seeded(self.data, seed(generator))
 
 
 def beside(x: Any, device: torch.device) -> Any:
@@ -113,17 +156,23 @@ def _fingerprint(batch: Batch) -> float:
     return total
 
 
-def _seeded(data: Data) -> Iterator[Any]:
+def _generators(data: Data) -> list[torch.Generator]:
+    """Those that a loader was given for itself."""
+    found = (getattr(x, "generator", None) for x in (data, getattr(data, "sampler", None)))
+    return [g for g in found if isinstance(g, torch.Generator)]
+
+
+def _seeded(data: Data, start: int) -> Iterator[Any]:
     """Walk a loader as if torch's generator had just been seeded; the caller's is not moved."""
     if not isinstance(data, DataLoader):
         yield from data
         return
-    own = [g for g in (data.generator, getattr(data.sampler, "generator", None)) if g is not None]
+    own = _generators(data)
     before = [g.get_state() for g in own]
-    state, walk, end = torch.Generator().manual_seed(0).get_state(), None, object()
+    state, walk, end = torch.Generator().manual_seed(start).get_state(), None, object()
     try:
         for g in own:
-            g.manual_seed(0)
+            g.manual_seed(start)
         while True:
             # what a data set keeps of this must be of use in a training later
             with torch.random.fork_rng(devices=[]), torch.inference_mode(False):

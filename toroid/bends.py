@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ._batches import Data
 from ._state import State, check_model
-from .data import Dataset
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
+from .tasks import Task, checked_task, classification
 from .torus import Torus
 from .training import Checkpoint, Settings
 from .training._loop import Loop
-from .training._networks import Networks, losses
+from .training._networks import Networks
 from .training._settings import Keywords, NotNegative
+from .training._trained import device_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -54,14 +56,14 @@ class Corner(Settings):
 
 
 def bend(
-    a: State, b: State, model: nn.Module, train: Dataset, *, generator: torch.Generator,
-    symmetry: Symmetry | None = None, bias: str = "euclidean",
+    a: State, b: State, model: nn.Module, train: Data, *, generator: torch.Generator,
+    task: Task = classification, symmetry: Symmetry | None = None, bias: str = "euclidean",
     factor: float | tuple[float, float] = 1.0, progress: bool = False,
     checkpoint: Checkpoint | None = None, **settings: Unpack[Keywords],
 ) -> Bend:  # fmt: skip
     """Two segments from `a` to `b`, their corner trained so that the error along both is small.
 
-    Descends the mean over t, uniform in [0, 1], of the cross-entropy at the chain's point t
+    Descends the mean over t, uniform in [0, 1], of the task's loss at the chain's point t
     (Garipov et al. 2018), from the middle of the one segment between the ends. On the torus the
     segments are geodesics and the corner returns to its spheres after every step. BatchNorm takes
     the statistics of each batch; estimate them again where the chain is evaluated.
@@ -70,8 +72,9 @@ def bend(
         a: State at t = 0; with a symmetry, normalised.
         b: State at t = 1.
         model: The network; it is not changed, and its own weights do not matter.
-        train: Training data, on the device of the states.
+        train: Training data, as in `toroid.training.sgd`, on the device of the states.
         generator: Draws t and the order of the images.
+        task: As in `toroid.training.sgd`.
         symmetry: From `find_symmetries`, for a chain on the torus; None for straight segments.
         bias: As in `normalize`.
         factor: Times the outputs, in the loss: the outputs of normalised networks are small, and
@@ -109,8 +112,10 @@ def bend(
     chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
-    device, drawn = train.images.device, [generator]
-    networks = Networks([start], device, chosen.precision, generators=drawn)
+    device, drawn = device_of(train, start), [generator]
+    networks = Networks(
+        [start], device, chosen.precision, generators=drawn, task=checked_task(task)
+    )
     identity = {**chosen.identity(), **chain}
     loop = Loop(networks, train, drawn, chosen, progress, checkpoint, identity)
 
@@ -118,11 +123,11 @@ def bend(
         middle = {k: v[0] for k, v in networks.state.items()}
         return middle if torus is None else torus.project(middle)
 
-    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator, dtype=torch.float32))
         first, second, share = (a, corner(), t) if t <= 1 else (corner(), b, t - 1)
         point = _between(first, second, share, torus)
-        found = losses(_power(ends, t / 2) * networks.outputs(images, point), labels)
+        found = networks.losses(images, labels, point, _power(ends, t / 2))
         loop.optimizer.zero_grad()
         torch.autograd.backward(found[0].sum())
         loop.optimizer.step()

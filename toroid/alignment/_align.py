@@ -10,10 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._batches import Data
 from .._state import State, check_choice, check_finite, check_pair
 from ..symmetry import Symmetry
 from ..symmetry._elements import Element
 from ..symmetry._groups import check_state
+from ..tasks import Task, checked_task, classification
 from ._matching import (
     best_descent,
     by_activation,
@@ -103,7 +105,8 @@ def align(
     restarts: int = 0,
     seed: int = 0,
     model: nn.Module | None = None,
-    inputs: Tensor | None = None,
+    inputs: Data | Tensor | None = None,
+    task: Task = classification,
 ) -> Alignment:
     """Permute a network's units onto those of a reference; flip them where the activation is odd.
 
@@ -132,7 +135,9 @@ def align(
             other orders; the best result counts.
         seed: Of ``"coordinate"``: of the random orders.
         model: Of ``"activation"``: the network; it is not changed.
-        inputs: Of ``"activation"``: a batch of inputs to run it on.
+        inputs: Of ``"activation"``: what to run it on: a tensor of inputs, or data as in
+            `toroid.evaluate`, all of their batches.
+        task: Of ``"activation"``: how the network is called on a batch; see `toroid.tasks`.
 
     Returns:
         The aligned state, the permutations and signs, and how similar the matched units are.
@@ -158,12 +163,14 @@ def align(
     if restarts < 0:
         raise ValueError(f"restarts is {restarts}; it must not be negative")
     if method == "activation":
-        if model is None or not isinstance(inputs, Tensor) or len(inputs) < 2:
+        short = isinstance(inputs, Tensor) and len(inputs) < 2
+        if model is None or inputs is None or short:
             raise ValueError(
                 'method="activation" needs the model, and inputs to run it on: a tensor of two '
-                "or more"
+                "or more, or data as toroid.evaluate takes"
             )
-        element = by_activation(state, to, symmetry, model, inputs)
+        batches = [inputs] if isinstance(inputs, Tensor) else inputs
+        element = by_activation(state, to, symmetry, model, batches, checked_task(task))
     else:
         overlaps = Overlaps(to, state, symmetry)
         element = sequential(overlaps, keep=method == "coordinate")

@@ -14,11 +14,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .._batches import Data
 from .._state import State
 from ..symmetry._elements import Element
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
+from ..tasks import Task
 from ._overlaps import Overlaps, Similarity, assign
-from ._values import Values, values_at_weights
+from ._values import Values, values_on
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
 
@@ -135,10 +137,10 @@ def best_descent(overlaps: Overlaps, start: Element, restarts: int, seed: int) -
 
 
 def by_activation(
-    state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Tensor
+    state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Data, task: Task
 ) -> Element:
     """Match the correlations of the units' values over data."""
-    first, second = (values_at_weights(model, s, inputs) for s in (to, state))
+    first, second = (values_on(model, s, inputs, task) for s in (to, state))
     element = Element.identity(symmetry)
     done = set[str]()
     for group in symmetry.groups:

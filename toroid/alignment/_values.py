@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves, tree_map
 
+from .._batches import Batches, Data
 from .._network import ALONE, cast
 from .._state import State
 from ..symmetry._rules import operation
+from ..tasks import Task
 
 Values = dict[str, tuple[Tensor, Tensor]]
 
 
-def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
+def values_on(model: nn.Module, state: State, data: Data, task: Task) -> Values:
+    """Those of all batches of some data, side by side."""
+    batches = Batches(data, task, 250, model)
+    found = [values_at_weights(model, state, batch.arguments, batch.named) for batch in batches]
+    return {
+        name: (torch.cat([f[name][0] for f in found], 1), torch.cat([f[name][1] for f in found], 1))
+        for name in found[0]
+    }
+
+
+def values_at_weights(
+    model: nn.Module, state: State, inputs: tuple[Any, ...], named: dict[str, Any] | None = None
+) -> Values:
     """What goes into every linear layer and convolution, and what comes out, by its weight.
 
     Both as a matrix (channels, images and places).
     """
     like = next(x for x in state.values() if x.is_floating_point())
-    model, inputs = copy.deepcopy(model).eval().to(like), cast(inputs, like)
+    model = copy.deepcopy(model).eval().to(like)
+    inputs, named = tree_map(partial(cast, like=like), (inputs, named or {}))
     model.load_state_dict(state)
     with ALONE:
-        network = torch.export.export(model, (inputs,), strict=False).module()
+        network = torch.export.export(model, inputs, named, strict=False).module()
     values: Values = {}
 
     def channels(x: Tensor, weight: Tensor) -> Tensor:
@@ -43,5 +60,5 @@ def values_at_weights(model: nn.Module, state: State, inputs: Tensor) -> Values:
             return result
 
     with torch.no_grad():
-        Recorder(network).run(inputs)
+        Recorder(network).run(*tree_leaves((inputs, named)))
     return values

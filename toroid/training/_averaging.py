@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from ..data import Dataset
+from .._batches import Data
 from ..evaluation import refresh
+from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._settings import SCHEDULES, Keywords, Settings, Share
 from ._trained import Trained, begin, finished
@@ -38,8 +39,8 @@ class SWAKeywords(Keywords, total=False):
 
 
 def swa(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Unpack[SWAKeywords],
+    model: nn.Module, train: Data, *, generator: torch.Generator, task: Task = classification,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Unpack[SWAKeywords],
 ) -> Trained:  # fmt: skip
     """Stochastic weight averaging: the mean of SGD's weights over its last epochs.
 
@@ -51,6 +52,7 @@ def swa(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: As in `sgd`.
+        task: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: Those of `SWA`: ``start``, and all of `Settings`; the schedule is followed up to
@@ -73,7 +75,7 @@ def swa(
         True
     """
     chosen = SWA.of(**settings)
-    loop = begin([model], train, [generator], chosen, progress, checkpoint)
+    loop = begin([model], train, [generator], chosen, progress, checkpoint, task=task)
     weights = loop.networks.weights
     total = {k: torch.zeros_like(w[0]) for k, w in weights.items()}
     count = torch.zeros((), dtype=torch.long)
@@ -89,5 +91,5 @@ def swa(
     schedule = SCHEDULES[chosen.schedule]
     (history,) = loop.run(after=after, rate=lambda done: schedule(min(done, chosen.start)))
     mean = {k: v / count for k, v in total.items()} if count else {}
-    averaged = refresh({**loop.networks.single(), **mean}, model, train)
-    return finished(averaged, history, model, train)
+    averaged = refresh({**loop.networks.single(), **mean}, model, train, task=task)
+    return finished(averaged, history, model, train, task)

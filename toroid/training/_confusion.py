@@ -81,7 +81,7 @@ def adversarial(
 
     Args:
         model: Where to start; it is not changed.
-        train: As in `sgd`.
+        train: A `toroid.data.Dataset`: its images get random labels first.
         generator: Draws the confusion set, its labels, and the order of the images.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
@@ -94,7 +94,7 @@ def adversarial(
 
     Raises:
         TypeError: As `sgd`.
-        ValueError: As `sgd`.
+        ValueError: As `sgd`, and if the data are not a `toroid.data.Dataset`.
         FloatingPointError: As `sgd`.
 
     Example:
@@ -106,6 +106,11 @@ def adversarial(
         >>> trained.report["failed"]
         'the random labels were not learnt: ...
     """
+    if not isinstance(train, Dataset):
+        raise ValueError(
+            f"the data are a {type(train).__name__}; random labels are drawn for the images of a "
+            "toroid.data.Dataset(images, labels, classes)"
+        )
     chosen = Adversarial.of(**settings)
     plain = Settings(
         epochs=chosen.confusion_epochs, batch_size=chosen.batch_size, lr=chosen.confusion_lr,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Dataset
+from .._batches import Data
 from ..evaluation import refresh
+from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._settings import Keywords, Natural, NotNegative, Positive, Settings, Share
 from ._trained import Trained, begin, finished
@@ -56,8 +57,9 @@ class EntropySGDKeywords(Keywords, total=False):
 
 
 def entropy_sgd(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Unpack[EntropySGDKeywords],
+    model: nn.Module, train: Data, *, generator: torch.Generator, task: Task = classification,
+    progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Unpack[EntropySGDKeywords],
 ) -> Trained:  # fmt: skip
     """Entropy-SGD: descends a local entropy, its gradient estimated by Langevin steps around w.
 
@@ -70,6 +72,7 @@ def entropy_sgd(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: As in `sgd`; draws the noise too.
+        task: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: Those of `EntropySGD`: ``inner``, ``inner_lr``, ``averaging``, ``noise``,
@@ -97,7 +100,9 @@ def entropy_sgd(
     """
     chosen = EntropySGD.of(**settings)
     outer = replace(chosen, weight_decay=0.0)  # λ is a force on x
-    loop = begin([model], train, [generator], outer, progress, checkpoint, chosen.identity())
+    loop = begin(
+        [model], train, [generator], outer, progress, checkpoint, chosen.identity(), task=task
+    )
     networks = loop.networks
     weights = list(networks.weights.values())
     centre, mean = ([w.detach().clone() for w in weights] for _ in range(2))
@@ -128,7 +133,7 @@ def entropy_sgd(
             c.copy_(w)
             m.copy_(w)
 
-    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
         langevin(torch.autograd.grad(losses.sum(), weights))
         if int(steps.add_(1)) % chosen.inner == 0:
@@ -137,4 +142,4 @@ def entropy_sgd(
 
     (history,) = loop.run(step, after=lambda epoch: {"coupling": float(gamma)})
     end = networks.single() | {k: c[0] for k, c in zip(networks.weights, centre, strict=True)}
-    return finished(refresh(end, model, train), history, model, train)
+    return finished(refresh(end, model, train, task=task), history, model, train, task)

@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
 
+from .._batches import Batches, Data, Shuffled
 from ..data import Dataset
+from ..tasks import classification
 from ._checkpoint import Checkpoint
 from ._networks import Networks
 from ._settings import SCHEDULES, Settings
 
-#: From images (networks, batch, ...) and labels to each network's loss and number of errors.
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+#: From images (networks, batch, ...) and labels, or a batch for each network and nothing, to each
+#: network's loss and number of errors, or mean error.
+Step = Callable[[Any, Any], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Loop:
     """
 
     networks: Networks
-    train: Dataset
+    train: Data
     generators: Sequence[torch.Generator]
     settings: Settings
     progress: bool = False
@@ -43,7 +46,13 @@ class Loop:
 
     def __post_init__(self) -> None:
         weights = list(self.networks.weights.values())
+        self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
+        self.done = 0  # steps
         self.optimizer = self.settings.optimizer(weights)
+        self.device = weights[0].device
+        if not isinstance(self.train, Dataset):
+            self._other()
+            return
         if self.settings.augment and self.train.images.dim() != 4:
             raise ValueError(
                 "augment shifts and flips images (N, channels, height, width); these have shape "
@@ -53,10 +62,20 @@ class Loop:
             self.train = replace(self.train, images=self.train.images.to(weights[0].dtype))
         self.size = min(self.settings.batch_size, len(self.train))
         self.batches = len(self.train) // self.size
-        self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
-        self.done = 0  # steps
+        self.scale = self.size if self.networks.task is classification else 1
 
-    def down(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _other(self) -> None:
+        """Data that come in batches of their own."""
+        if self.settings.augment:
+            raise ValueError(
+                "augment shifts and flips the images of a toroid.data.Dataset; the data are a "
+                f"{type(self.train).__name__}: train with augment=False and let the loader's own "
+                "transforms augment"
+            )
+        self.train = Shuffled(self.train, self.settings.batch_size)
+        self.batches, self.scale = self.train.count, 1
+
+    def down(self, images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         """A step down the gradient; the networks do not see each other."""
         losses, wrong = self.networks.losses(images, labels)
         self.optimizer.zero_grad()
@@ -102,16 +121,30 @@ class Loop:
     def _epoch(self, step: Step, rate: Callable[[float], float]) -> tuple[Tensor, Tensor]:
         """Mean loss and error of each network, while it moves."""
         sums = torch.zeros(2, len(self.generators), dtype=torch.float32)
-        loss, wrong = sums.to(self.train.images.device)
+        loss, wrong = sums.to(self.device)
         for images, labels in self._minibatches():
             self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
             losses, errors = step(images, labels)
             self.done += 1
             loss += losses.detach() / self.batches
-            wrong += errors.to(wrong.dtype) / (self.batches * self.size)
+            wrong += errors.to(wrong.dtype) / (self.batches * self.scale)
         return loss, wrong
 
-    def _minibatches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _minibatches(self) -> Iterator[tuple[Any, Any]]:
+        """What a step takes, as often as an epoch has batches."""
+        task, model = self.networks.task, self.networks.module
+        if isinstance(self.train, Dataset) and task is classification:
+            yield from self._resident()
+            return
+        if isinstance(self.train, Dataset):
+            wholes = (zip(*pair, strict=True) for pair in self._resident())
+        else:
+            wholes = self.train.walks(self.generators)
+        taken = Batches([], task, 1, model).taken
+        for each in wholes:
+            yield [taken(whole) for whole in each], None
+
+    def _resident(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (networks, batch, ...) and labels; the remainder is left out."""
         orders = torch.stack(
             [torch.randperm(len(self.train), generator=g) for g in self.generators]
@@ -146,7 +179,12 @@ class Loop:
 
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
-        return {**(self.identity or self.settings.identity()), "images": len(self.train)}
+        return {**(self.identity or self.settings.identity()), **self._many()}
+
+    def _many(self) -> dict[str, int]:
+        if isinstance(self.train, Dataset):
+            return {"images": len(self.train)}
+        return {"batches": self.batches}
 
     def _check_saved(
         self, path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
@@ -167,7 +205,7 @@ class Loop:
     @torch.no_grad()
     def _resume(self) -> bool:
         """Put back what was saved, if anything was; whether that was the end."""
-        saved = self.checkpoint and self.checkpoint.load(self.train.images.device)
+        saved = self.checkpoint and self.checkpoint.load(self.device)
         if not (self.checkpoint and saved):
             return False
         tensors, record = saved

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_map
 
+from .._batches import Batch, beside
 from .._network import structure
 from .._random import Drawing, draws
 from ..evaluation import PRECISIONS
+from ..tasks import Task, classification, judged, take
 
 
 class Networks:
@@ -30,8 +34,9 @@ class Networks:
         precision: str = "float32",
         stacked: bool | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        task: Task = classification,
     ) -> None:
-        self.type = PRECISIONS[precision]
+        self.type, self.task = PRECISIONS[precision], task
         states = [m.state_dict() for m in models]
         self.state = {
             k: self._place(torch.stack([s[k].detach().to(device) for s in states]))
@@ -57,7 +62,7 @@ class Networks:
         images = self._place(images)
         with torch.autocast(images.device.type, self.type, enabled=self.type is not None):
             if self.draws is None:
-                self.draws = self._draws(images[0])
+                self.draws = self._draws((images[0],))
             if self.stacked and not self.draws:
                 outputs = vmap(self._one)(state, images)
             else:
@@ -66,31 +71,79 @@ class Networks:
                 outputs = torch.stack([*map(self._alone, range(len(states)), states, images)])
         return outputs if self.type is None else outputs.float()
 
-    def _one(self, single: dict[str, Tensor], x: Tensor) -> Tensor:
-        found: Tensor = functional_call(self.module, single, (x,))
-        return found
+    def _one(self, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
+        return functional_call(self.module, single, inputs, named)
 
-    def _alone(self, index: int, single: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _alone(self, index: int, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
         """One network, which draws from its own generator."""
         if not (self.draws and self.generators):
-            return self._one(single, x)
+            return self._one(single, *inputs, **named)
         with Drawing(self.generators[index]):
-            return self._one(single, x)
+            return self._one(single, *inputs, **named)
 
     @torch.no_grad()
-    def _draws(self, x: Tensor) -> bool:
+    def _draws(self, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> bool:
         """Whether the network draws as it runs: tried once, on copies of what it may write to."""
         module = structure(self.module).train()
         single = {k: v.clone() for k, v in self.single().items()}
-        return draws(lambda: functional_call(module, single, (x,)))
+        return draws(lambda: functional_call(module, single, inputs, named))
 
-    def losses(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of each network, and how many it gets wrong."""
-        return losses(self.outputs(images), labels)
+    def losses(
+        self, images: Tensor | Sequence[Batch], labels: Tensor | None,
+        state: dict[str, Tensor] | None = None, factor: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Mean loss of each network, and how many it gets wrong; of batches, its mean error.
+
+        Their outputs times a factor, at their state or another.
+        """
+        if isinstance(images, Tensor) and labels is not None:
+            outputs = self.outputs(images, state)
+            return losses(outputs if factor == 1.0 else factor * outputs, labels)
+        state = self.state if state is None else state
+        singles = ({k: v[i] for k, v in state.items()} for i in range(len(images)))
+        each = [
+            self._judged(i, single, batch, factor)
+            for i, (single, batch) in enumerate(zip(singles, images, strict=True))
+        ]
+        found, errors = zip(*each, strict=True)
+        return torch.stack(found), torch.stack(errors)
+
+    def _judged(
+        self, index: int, single: dict[str, Tensor], batch: Any, factor: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss and mean error of one network on a batch, as the task says."""
+        like = next(v for v in single.values() if v.is_floating_point())
+        inputs, named = tree_map(_moved(like), (batch.arguments, batch.named))
+        with torch.autocast(like.device.type, self.type, enabled=self.type is not None):
+            if self.draws is None:
+                self.draws = self._draws(inputs, named)
+            outputs = take(self._alone(index, single, *inputs, **named), self.task.outputs)
+        outputs = tree_map(lambda x: _resized(x, like, factor), outputs)
+        targets = tree_map(lambda x: beside(x, like.device), batch.targets)
+        errors, loss = judged(self.task, outputs, targets, batch.examples)
+        return loss.reshape(()), errors.detach().mean()
 
     def single(self, index: int = 0) -> dict[str, Tensor]:
         """The state of one network."""
         return {k: v[index].detach().contiguous() for k, v in self.state.items()}
+
+
+def _moved(like: Tensor) -> Callable[[Any], Any]:
+    """An input in one copy where and as it is needed: a network may write into it."""
+
+    def move(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        kind = like.dtype if x.is_floating_point() else x.dtype
+        return x.to(like.device, kind, copy=True, non_blocking=like.device.type == "cuda")
+
+    return move
+
+
+def _resized(x: Any, like: Tensor, factor: float) -> Any:
+    """An output in the precision of the weights, times a factor."""
+    floating = isinstance(x, Tensor) and x.is_floating_point()
+    return x.to(like.dtype) * factor if floating else x
 
 
 def losses(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

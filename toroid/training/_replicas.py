@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._batches import Data
 from .._random import redraw, seed
-from ..data import Dataset
 from ..evaluation import evaluate, refresh
+from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._networks import Networks
 from ._settings import Keywords, Positive, Range, Settings
@@ -47,8 +48,9 @@ class ReplicatedSGDKeywords(Keywords, total=False):
 
 
 def replicated_sgd(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Unpack[ReplicatedSGDKeywords],
+    model: nn.Module, train: Data, *, generator: torch.Generator, task: Task = classification,
+    progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Unpack[ReplicatedSGDKeywords],
 ) -> Trained:  # fmt: skip
     """Replicas that are drawn together while they train: SGD that looks for flat minima.
 
@@ -64,6 +66,7 @@ def replicated_sgd(
         model: The first replica starts from it; the others from fresh weights of its layers.
         train: As in `sgd`.
         generator: Draws the fresh weights and, for each replica, order and augmentation.
+        task: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: Those of `ReplicatedSGD`: ``replicas``, ``gmax``, and all of `Settings`.
@@ -93,14 +96,16 @@ def replicated_sgd(
     models = [model, *(fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]
     faster = replace(chosen, lr=chosen.lr * replicas)
-    loop = begin(models, train, generators, faster, progress, checkpoint, chosen.identity())
+    loop = begin(
+        models, train, generators, faster, progress, checkpoint, chosen.identity(), task=task
+    )
     networks = loop.networks
-    losses = [evaluate(networks.single(i), model, train).loss for i in range(replicas)]
+    losses = [evaluate(networks.single(i), model, train, task=task).loss for i in range(replicas)]
     coupling = loop.memory["coupling"] = torch.tensor(
         sum(losses) / replicas / _distance(networks).item(), dtype=torch.float64
     )
 
-    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
         loop.optimizer.zero_grad()
         torch.autograd.backward(losses.mean() + float(coupling) * _distance(networks))
@@ -114,10 +119,10 @@ def replicated_sgd(
 
     history = pd.concat(loop.run(step, after)).groupby("epoch", as_index=False).mean()
     states = [networks.single(i) for i in range(replicas)]
-    centre = refresh(_mean(states), model, train)
-    distance, error = _relative(networks), evaluate(centre, model, train).error
-    errors = [evaluate(state, model, train).error for state in states]
-    failed = shortfall(error, train)
+    centre = refresh(_mean(states), model, train, task=task)
+    distance, error = _relative(networks), evaluate(centre, model, train, task=task).error
+    errors = [evaluate(state, model, train, task=task).error for state in states]
+    failed = shortfall(error, train, task)
     if distance > 0.01:
         failed = f"the replicas are {distance:.2g} apart, not collapsed"
     elif error > sum(errors) / replicas + 0.01:  # near, where most of the weights are

@@ -79,7 +79,7 @@ class Settings:
     Args:
         epochs: Passes over the data, an integer; 0 returns the start.
         batch_size: Images in a step, at most all of them; an epoch leaves out the remainder
-            (another one each time).
+            (another one each time). Loaders and lists come in batches of their own.
         lr: Learning rate at the start, after the warm-up; positive.
         momentum: In [0, 1).
         nesterov: Nesterov's momentum (ignored without momentum).
@@ -89,7 +89,7 @@ class Settings:
         warmup: Epochs over which a factor on the learning rate rises linearly to 1, an integer: a
             network without BatchNorm that starts at a high rate may never leave chance.
         augment: Shift by up to 4 pixels (an eighth of a CIFAR image) and flip left and right;
-            takes images (N, channels, height, width).
+            takes images (N, channels, height, width) of a `toroid.data.Dataset`.
         precision: ``"float32"``: that of the weights; ``"bfloat16"``: layers compute in it (by
             autocast, convolutions channels last), weights and updates stay as they are.
 

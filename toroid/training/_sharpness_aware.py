@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Dataset
+from .._batches import Data
+from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._settings import Keywords, NotNegative, Settings
 from ._trained import Trained, begin, finished
@@ -37,8 +38,8 @@ class SAMKeywords(Keywords, total=False):
 
 
 def sam(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Unpack[SAMKeywords],
+    model: nn.Module, train: Data, *, generator: torch.Generator, task: Task = classification,
+    progress: bool = False, checkpoint: Checkpoint | None = None, **settings: Unpack[SAMKeywords],
 ) -> Trained:  # fmt: skip
     """Sharpness-aware minimisation: SGD with the gradient at ``w + ρ ∇L / |∇L|``.
 
@@ -48,6 +49,7 @@ def sam(
         model: Where to start; it is not changed.
         train: As in `sgd`.
         generator: As in `sgd`.
+        task: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: Those of `SAM`: ``rho``, ρ, and all of `Settings`.
@@ -69,11 +71,11 @@ def sam(
         True
     """
     chosen = SAM.of(**settings)
-    loop = begin([model], train, [generator], chosen, progress, checkpoint)
+    loop = begin([model], train, [generator], chosen, progress, checkpoint, task=task)
     networks = loop.networks
     weights, buffers = list(networks.weights.values()), list(networks.buffers.values())
 
-    def step(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
         uphill = torch.autograd.grad(losses.sum(), weights)
         norm = torch.stack([g.square().sum() for g in uphill]).sum().sqrt()
@@ -88,4 +90,4 @@ def sam(
         return losses, wrong
 
     (history,) = loop.run(step)
-    return finished(networks.single(), history, model, train)
+    return finished(networks.single(), history, model, train, task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._batches import Data
 from ..data import Dataset
 from ..evaluation import evaluate
+from ..tasks import Task, checked_task, classification
 from ._checkpoint import Checkpoint
 from ._loop import Loop
 from ._networks import Networks
@@ -40,11 +43,16 @@ class Trained:
 NEAR_ZERO = 0.005
 
 
-def shortfall(error: float, train: Dataset) -> str:
-    """Why a network with this training error is not what was asked for; empty if it is."""
-    chance = 1 - int(train.labels.bincount().max()) / len(train)
-    if error <= NEAR_ZERO:
+def shortfall(error: float, train: Data, task: Task = classification) -> str:
+    """Why a classifier with this training error is not what was asked for; empty if it is.
+
+    Of other tasks nobody knows which error is small.
+    """
+    if error <= NEAR_ZERO or task.error is not classification.error:
         return ""
+    chance = math.inf
+    if isinstance(train, Dataset):
+        chance = 1 - int(train.labels.bincount().max()) / len(train)
     if error > 0.95 * chance:
         return (
             f"nothing was learnt: the training error is {error:.2%}, by chance it is {chance:.2%}"
@@ -53,24 +61,34 @@ def shortfall(error: float, train: Dataset) -> str:
 
 
 def finished(
-    state: dict[str, Tensor], history: pd.DataFrame, model: nn.Module, train: Dataset
+    state: dict[str, Tensor], history: pd.DataFrame, model: nn.Module, train: Data, task: Task
 ) -> Trained:
     """With a report of whether the training data were learnt."""
-    return Trained(
-        state, history, {"failed": shortfall(evaluate(state, model, train).error, train)}
-    )
+    error = evaluate(state, model, train, task=task).error
+    return Trained(state, history, {"failed": shortfall(error, train, task)})
 
 
 def begin(
     models: Sequence[nn.Module],
-    train: Dataset,
+    train: Data,
     generators: Sequence[torch.Generator],
     settings: Settings,
     progress: bool,
     checkpoint: Checkpoint | None,
     identity: Mapping[str, Any] | None = None,
     stacked: bool | None = None,
+    task: Task = classification,
 ) -> Loop:
-    device = train.images.device
-    networks = Networks(models, device, settings.precision, stacked, generators)
+    networks = Networks(
+        models, device_of(train, models[0]), settings.precision, stacked, generators,
+        checked_task(task),
+    )  # fmt: skip
     return Loop(networks, train, generators, settings, progress, checkpoint, identity)
+
+
+def device_of(train: Data, model: nn.Module) -> torch.device:
+    """Where a training runs: where a `Dataset` is, else where the model is."""
+    if isinstance(train, Dataset):
+        return train.images.device
+    first: Tensor = next(iter(model.state_dict().values()))
+    return first.device
