@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Set
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,74 @@ from torch import Tensor, nn
 State = Mapping[str, Tensor]
 
 
+#: What a checkpoint calls the state that it holds, and what wrappers put before each name.
+STATES = ("state_dict", "model_state_dict", "model", "net", "state")
+PREFIXES = ("module.", "_orig_mod.")
+
+
+def check_tensors(state: object) -> None:
+    """A state: a mapping of names to tensors; what else is passed in its place is told apart."""
+    kind = f"a state dict is wanted, not a {type(state).__name__}"
+    if isinstance(state, nn.Module):
+        raise ValueError(f"{kind}, which is a model: pass its .state_dict()")
+    if isinstance(state, (str, os.PathLike)):
+        raise ValueError(
+            f"{kind}, which is a path: read it first, safetensors.torch.load_file(path) or "
+            "torch.load(path, weights_only=True)"
+        )
+    if not isinstance(state, Mapping):
+        own = isinstance(getattr(state, "state", None), Mapping)
+        raise ValueError(f"{kind}{': pass its .state' if own else ': pass model.state_dict()'}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            held = [k for k in STATES if isinstance(state.get(k), Mapping)]
+            told = (
+                f"this is a checkpoint that holds one: pass its [{held[0]!r}]"
+                if held
+                else "leave it out, or make it a tensor: torch.as_tensor()"
+            )
+            raise ValueError(
+                f"a state dict holds tensors, but {name!r} is a {type(value).__name__}; {told}"
+            )
+
+
+def prefixed(names: Set[str], wanted: Set[str]) -> str:
+    """What to do about names that a wrapper of the model has put something before; or nothing."""
+    for prefix in PREFIXES:
+        if any(k.startswith(prefix) for k in names) and not names & wanted:
+            return (
+                f"; the names begin with {prefix!r}, as a wrapped model's: "
+                f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
+            )
+    return ""
+
+
+def check_module(model: object) -> None:
+    """A network that can be run without its own weights."""
+    if not isinstance(model, nn.Module):
+        hint = ": state and model are in the wrong order?" if isinstance(model, Mapping) else ""
+        raise ValueError(f"model is a {type(model).__name__}, not a torch.nn.Module{hint}")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ValueError(
+            f"model is a {type(model).__name__}, which copies its network to devices: pass "
+            "model.module, and its state dict"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"model is a {type(model).__name__}, a scripted or traced module whose weights cannot "
+            "be exchanged: pass the torch.nn.Module that it was made from"
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} of the model is lazy and has no shape yet: run the model once on an "
+                "example, model(example)"
+            )
+
+
 def check_finite(state: State) -> None:
     """No tensor of a state holds NaN or infinite numbers."""
+    check_tensors(state)
     for name, tensor in state.items():
         floating = tensor.is_floating_point() and tensor.numel()
         # both ends of the range are NaN if one number is
@@ -48,8 +115,11 @@ def check_pair(a: State, b: State) -> None:
 
 def check_alike(a: State, b: State) -> None:
     """Two states have the same names, shapes and precision."""
+    for state in (a, b):
+        check_tensors(state)
     if missing := sorted(a.keys() ^ b.keys()):
-        raise ValueError(f"only one of the two states has {', '.join(missing[:5])}")
+        hint = prefixed(a.keys(), b.keys()) or prefixed(b.keys(), a.keys())
+        raise ValueError(f"only one of the two states has {', '.join(missing[:5])}{hint}")
     for name, tensor in a.items():
         if tensor.shape != b[name].shape:
             raise ValueError(
@@ -65,6 +135,8 @@ def check_alike(a: State, b: State) -> None:
 
 def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
+    check_module(model)
+    check_tensors(state)
     kinds = {k: v.to(state[k]) if k in state else v for k, v in model.state_dict().items()}
     check_alike(kinds, state)
 

@@ -62,6 +62,12 @@ class Dataset:
     name: str = ""
 
     def __post_init__(self) -> None:
+        for what, x in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(x, Tensor):
+                raise ValueError(
+                    f"{what} are a {type(x).__name__}; a Dataset takes tensors: torch.as_tensor(). "
+                    "Several inputs come as a list of batches, see toroid.Task"
+                )
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
         if self.labels.dtype != torch.int64 or self.labels.dim() != 1:

@@ -151,6 +151,11 @@ def along(
     known: Any = {"": ends} if single and ends is not None else ends
     if known is not None and known.keys() != several.keys():
         raise ValueError(f"ends are those of {sorted(known)}, the data sets are {sorted(several)}")
+    if not callable(path) or isinstance(path, nn.Module):
+        raise ValueError(
+            f"path is a {type(path).__name__}, not a function of t: make one of two states, "
+            "toroid.Linear(a, b); around one state see toroid.plane"
+        )
     start = path(float(places[0]))
     check_model(start, model)
     evaluator = Evaluator(model, Evaluation.of(**how), task)

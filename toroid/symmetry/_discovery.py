@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import UnsupportedError, selected, structure
-from .._state import State
+from .._state import State, check_module
 from . import _graph
 from ._assembly import assemble
 from ._comparison import as_tuple, compare, outputs_of
@@ -82,6 +82,7 @@ def find_symmetries(
             f"find_symmetries takes the model, a torch.nn.Module, got a {type(model).__name__}; "
             "a state dict does not say what is computed"
         )
+    check_module(model)
     exported = _graph.export(model, example, outputs)
     exported, example = _graph.smaller(model, example, outputs, exported)
     trace = _graph.trace(exported, model, strict)

@@ -10,18 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import (
     ALONE,
     Outputs,
     UnsupportedError,
+    cast,
     computed_weights,
     first_names,
     selected,
@@ -41,6 +43,9 @@ def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedP
             "made from"
         )
     inputs = example if isinstance(example, tuple) else (example,)
+    for x in tree_leaves(inputs):
+        if isinstance(x, np.ndarray):
+            raise ValueError("the example holds a NumPy array; pass tensors: torch.as_tensor()")
     network = selected(structure(model), outputs)
     try:
         with ALONE, warnings.catch_warnings():
@@ -54,6 +59,10 @@ def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedP
             f"({lines[-1]}), and no graph says both "
             "cases. Take the choice, or the check, out of forward"
         ) from error
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise _not_exported(model, inputs, error) from error
 
 
 def _own_lines(error: BaseException) -> list[traceback.FrameSummary]:
@@ -96,6 +105,23 @@ def _steps(exported: ExportedProgram) -> list[Any]:
         (node.op, node.target, [n.name for n in node.all_input_nodes])
         for node in exported.graph.nodes
     ]
+
+
+def _not_exported(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> Exception:
+    """Why there is no graph: the example does not fit, or torch cannot read the network."""
+    try:
+        with torch.no_grad():
+            structure(model)(*tree_map(lambda x: cast(x, x), inputs))
+    except Exception as own:
+        return ValueError(
+            f"the model does not run on the example ({type(own).__name__}: {_first(own)}); pass an "
+            "input as the model takes it, batch first, or a tuple of several"
+        )
+    return UnsupportedError(f"torch cannot export this network: {_first(error)}")
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "").rstrip(".")
 
 
 def precision(exported: ExportedProgram) -> torch.dtype:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import State
+from .._state import State, check_tensors, prefixed
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -399,13 +399,18 @@ def _short(names: Iterable[str], most: int = 3) -> str:
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
     if not hasattr(symmetry, "all_groups"):
-        raise ValueError(f"symmetry is {symmetry!r:.80}; it takes what find_symmetries returns")
+        raise ValueError(
+            f"symmetry is a {type(symmetry).__name__}; it takes what find_symmetries returns"
+        )
+    check_tensors(state)
+    names = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     for group in symmetry.all_groups:
         for axis in group.axes:
             if axis.parameter not in state:
                 raise ValueError(
                     f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
                     "was the symmetry found on another network?"
+                    f"{prefixed(state.keys(), names)}"
                 )
             shape = state[axis.parameter].shape
             found = shape[axis.dim : axis.dim + axis.span].numel()

@@ -1,0 +1,121 @@
+"""What is passed by mistake is one sentence that says what to do, never torch's raw error."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import toroid
+from torch import nn
+
+torch.manual_seed(0)
+X, Y = torch.randn(20, 5), torch.arange(20) % 3
+MODEL, OTHER = (nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+SYMMETRY = toroid.find_symmetries(MODEL, X[:2])
+A, B = (toroid.normalize(m.state_dict(), SYMMETRY) for m in (MODEL, OTHER))
+DATA = toroid.data.Dataset(X, Y, 3)
+WRONG = {
+    "a model": (MODEL, r"\.state_dict\(\)"),
+    "an Alignment": (toroid.align(B, A, SYMMETRY), r"Alignment: pass its \.state"),
+    "a path of a file": ("a.pt", "load_file"),
+    "a checkpoint": ({"state_dict": A, "epoch": 3}, r"pass its \['state_dict'\]"),
+    "arrays": ({k: v.numpy() for k, v in A.items()}, "as_tensor"),
+    "a list": ([A], r"not a list"),
+    "DataParallel's": ({f"module.{k}": v for k, v in A.items()}, r"removeprefix\('module\.'\)"),
+    "compile's": ({f"_orig_mod.{k}": v for k, v in A.items()}, r"removeprefix\('_orig_mod\.'\)"),
+}
+CALLS = {
+    "normalize": lambda s: toroid.normalize(s, SYMMETRY),
+    "align": lambda s: toroid.align(s, A, SYMMETRY),
+    "align to": lambda s: toroid.align(A, s, SYMMETRY),
+    "align_all": lambda s: toroid.align_all([s, A], SYMMETRY),
+    "distance": lambda s: toroid.distance(A, s, SYMMETRY),
+    "permute": lambda s: toroid.permute(s, {}, SYMMETRY),
+    "Linear": lambda s: toroid.Linear(A, s),
+    "Geodesic": lambda s: toroid.Geodesic(s, A, SYMMETRY),
+    "evaluate": lambda s: toroid.evaluate(s, MODEL, DATA),
+    "refresh": lambda s: toroid.refresh(s, MODEL, DATA),
+    "hessian": lambda s: toroid.hessian(s, MODEL, DATA),
+    "local_energy": lambda s: toroid.local_energy(s, MODEL, DATA, sigma=0.1),
+    "same_function": lambda s: toroid.same_function(MODEL, s, A, X),
+    "bend": lambda s: toroid.bend(s, A, MODEL, DATA, epochs=1, generator=torch.Generator()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_no_state(what, call):
+    wrong, told = WRONG[what]
+    with pytest.raises(ValueError, match=told):
+        CALLS[call](wrong)
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.layer(x) if x.sum() > 0 else x
+
+
+def scripted():
+    return torch.jit.trace(copy.deepcopy(MODEL), X)
+
+
+MODELS = {
+    "data parallel": (lambda: nn.DataParallel(MODEL), r"model\.module"),
+    "scripted": (scripted, "scripted or traced"),
+    "lazy": (lambda: nn.LazyLinear(3), "run the model once"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", MODELS)
+def test_what_is_no_model(what):
+    make, told = MODELS[what]
+    for call in (
+        lambda m: toroid.find_symmetries(m, X),
+        lambda m: toroid.evaluate(A, m, DATA),
+        lambda m: toroid.same_function(m, A, A, X),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call(make())
+
+
+OTHERS = {
+    "control flow": (lambda: toroid.find_symmetries(Branch(), X), "depends on the numbers"),
+    "an example that does not fit": (
+        lambda: toroid.find_symmetries(MODEL, X[:, :3]), "does not run on the example",
+    ),
+    "a shape as example": (
+        lambda: toroid.find_symmetries(MODEL, (1, 5)), "does not run on the example",
+    ),
+    "a NumPy example": (lambda: toroid.find_symmetries(MODEL, X.numpy()), "as_tensor"),
+    "a state where a path is meant": (
+        lambda: toroid.along(A, MODEL, DATA), r"toroid\.Linear\(a, b\)",
+    ),
+    "state and model exchanged": (lambda: toroid.evaluate(MODEL, A, DATA), "wrong order"),
+    "labels in a list": (
+        lambda: toroid.data.Dataset(X, Y.tolist(), 3), "labels are a list.*as_tensor",
+    ),
+    "labels of NumPy": (
+        lambda: toroid.data.Dataset(X, Y.numpy(), 3), "labels are a ndarray.*as_tensor",
+    ),
+    "labels of NumPy in a batch": (
+        lambda: toroid.evaluate(A, MODEL, [(X, np.asarray(Y))]), "targets are a ndarray",
+    ),
+    "no symmetry": (lambda: toroid.normalize(A, MODEL), "what find_symmetries returns"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_slips(what):
+    call, told = OTHERS[what]
+    with pytest.raises((ValueError, NotImplementedError), match=told):
+        call()
+
+
+def test_an_unknown_keyword_is_named():
+    with pytest.raises(TypeError, match="n_points"):
+        toroid.along(toroid.Linear(A, B), MODEL, DATA, n_points=5)
