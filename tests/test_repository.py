@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib import pyplot
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -68,12 +70,18 @@ def test_make_clean_leaves_results():
     assert done.stdout.split() == ["rm", "-rf", "_build", ".venv"]
 
 
-def test_the_readmes_example_runs(capsys):
+def test_the_readmes_example_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it saves a network and a figure
+    torch.manual_seed(0)
     readme = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     printed = capsys.readouterr().out
+    pyplot.close("all")
     assert printed.startswith("group")
+    assert {path.name for path in tmp_path.iterdir()} == {"aligned.safetensors", "barrier.png"}
+    found, aligned = (float(line.split()[-1]) for line in printed.splitlines()[-2:])
+    assert aligned < found
 
 
 BENCHMARKS = {

@@ -620,8 +620,9 @@ def test_settings_and_keywords_are_the_same(algorithm):
     hints = signature.parameters["settings"].annotation
     keywords = getattr(inspect.getmodule(call), hints.removeprefix("Unpack[").removesuffix("]"))
     assert declared(keywords) == declared(settings)
+    task = [] if algorithm == "adversarial" else ["task"]  # random labels are those of a Dataset
     assert [*signature.parameters] == [
-        "model", "train", "generator", "progress", "checkpoint", "settings",
+        "model", "train", "generator", *task, "progress", "checkpoint", "settings",
     ]  # fmt: skip
     assert settings.algorithm == algorithm
 
