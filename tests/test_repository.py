@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib import pyplot
 import yaml
+from matplotlib import pyplot
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
