@@ -399,9 +399,9 @@ def _short(names: Iterable[str], most: int = 3) -> str:
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
     if not hasattr(symmetry, "all_groups"):
-        raise ValueError(
-            f"symmetry is a {type(symmetry).__name__}; it takes what find_symmetries returns"
-        )
+        told = repr(symmetry)
+        told = f"a {type(symmetry).__name__}" if len(told) > 80 or "\n" in told else told
+        raise ValueError(f"symmetry is {told}; it takes what find_symmetries returns")
     check_tensors(state)
     names = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     for group in symmetry.all_groups:
