@@ -169,6 +169,15 @@ def test_deviations_are_in_standard_errors_of_the_extrapolation(shift):
     assert experiments.deviation(written(shift), "teacher", "R") == expected
 
 
+def test_what_is_noisy_agrees_with_nothing():
+    from toroid.book.shallow._tables import farthest
+
+    points = pd.DataFrame({"x": [1.0, 1.0, 0.0], "theory": [1.3, 5.0, 1.0], "e": [0.1, 0.11, 0.1]})
+    assert farthest(points["x"], points["theory"], points["e"]) == pytest.approx(3)
+    noisy = points.iloc[1:]
+    assert farthest(noisy["x"], noisy["theory"], noisy["e"]) == math.inf
+
+
 def test_overlaps_stand_beside_theory():
     table = experiments.overlaps_beside(written(0.01))
     assert len(table) == 3 * 2
@@ -221,7 +230,9 @@ def test_the_barrier_of_a_negative_margin_and_its_star():
     assert 0 < found.worst[margin] >= hump["measured"].max()
     assert shallow.star_margin(load, margin) < 0  # so that the margin 0 sees everything
     assert found.worst[0.0] == robust["measured"].max() == robust["exact"].max() == 0
-    assert found.deviation() == pytest.approx(off(hump).abs().max())
+    sure = found.curves.assign(standard_error=found.curves["standard_error"] / 100)
+    largest = 100 * off(hump).abs().max()
+    assert found._replace(curves=sure).deviation() == pytest.approx(largest)
     inner = found.typical()
     assert set(inner["x"]) <= {0.25, 0.5, 0.75}
     theory = found.heights[found.heights["series"] == "theory"]

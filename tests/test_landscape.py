@@ -297,3 +297,22 @@ def test_a_plane_needs_three_states_apart(digits):
         toroid.plane([state, other], model, digits)
     with pytest.raises(ValueError, match="lie on one line"):
         toroid.plane([state, other, toroid.Linear(state, other)(0.3)], model, digits)
+
+
+def test_disagreement_is_the_share_of_other_predictions():
+    """Against the predictions themselves; copies of one classifier agree everywhere."""
+    model = toroid.mlp((1, 4, 4), classes=3, hidden=(8,)).double()
+    images = torch.randn(40, 1, 4, 4, dtype=torch.float64)
+    data = toroid.data.Dataset(images, torch.zeros(40, dtype=torch.long), 3)
+    a = model.state_dict()
+    b = {k: v + torch.randn_like(v) for k, v in a.items()}
+    x, y = (torch.func.functional_call(model, s, (images,)).argmax(1) for s in (a, b))
+    assert toroid.disagreement(a, b, model, data) == float((x != y).double().mean()) > 0
+    assert toroid.disagreement(a, b, model, data, batch_size=7) == toroid.disagreement(
+        b, a, model, data
+    )
+    symmetry = toroid.find_symmetries(model, images[:2])
+    moved = toroid.normalize(toroid.permute(a, {"1": torch.randperm(8)}, symmetry), symmetry)
+    assert toroid.disagreement(a, moved, model, data) == 0
+    broken = {k: torch.full_like(v, torch.nan) for k, v in a.items()}
+    assert toroid.disagreement(broken, broken, model, data) == 1

@@ -1,5 +1,6 @@
 """What the pages share: their networks, pairs and tables, against the same thing done by hand."""
 
+import dataclasses
 import pickle
 from itertools import combinations
 
@@ -70,14 +71,42 @@ def test_a_page_keeps_tables_and_words(tmp_path, glued):
     assert glued == {"first": 1.5, "second": "word"}
 
 
+def chains(height):
+    """One chain, as the bend's page keeps it."""
+    row = {"kind": "RSGD-ADV", "pair": "0-1", "weights": "normalised", "alignment": "aligned"}
+    return pd.DataFrame(
+        [{**row, "ends, train": 0.0, "segment, train": 0.3, "chain, train": height}]
+    )
+
+
 def test_a_verdict_stands_beside_those_of_the_kept_runs(tmp_path, glued, monkeypatch):
-    table = pd.DataFrame({"chain, train": [0.0, 0.1, 0.2]})
-    good = references.Kept("large", table.head(1), "large: a machine", {})
-    monkeypatch.setattr(references, "kept", lambda name, wanted: [good] if name == "bend" else [])
-    assert page(tmp_path, "bend").decide("C6", table).word == "not reproduced"
-    assert glued["verdict_c6"] == "not reproduced"
-    assert glued["c6"] == claims.c6(table).evidence
-    assert glued["kept_c6"] == "reproduced (large)"
+    kept = claims.Run.of("large", {"chains": chains(0.0)}, {}, stamp="c9505d3a")
+    monkeypatch.setattr(references, "runs", lambda name: [kept] if name == "bend" else [])
+    here = page(tmp_path, "bend")
+    here.save("chains", chains(0.2))
+    verdict = here.decide("C6")
+    assert glued["c6"] == verdict.sentence != claims.c6(kept).sentence
+    assert glued["verdict_c6"] == verdict.word == claims.UNDECIDED
+    assert glued["kept_c6"] == f"{claims.UNDECIDED} (large)"
+    here.shows("C6")
+    assert (glued["kept_shows"], glued["kept_shown"]) == (
+        claims.shows("bend", kept),
+        "large, seen before",
+    )
+    assert glued["shows"] == claims.shows("bend", here.run) != glued["kept_shows"]
+
+
+def test_what_a_page_shows_without_a_kept_run(tmp_path, glued, monkeypatch):
+    monkeypatch.setattr(references, "runs", lambda name: [])
+    here = page(tmp_path, "bend")
+    here.save("chains", chains(0.2))
+    here.shows()
+    assert (glued["kept_shows"], glued["kept_shown"]) == ("No run is kept.", "none")
+
+
+def test_a_kept_run_says_where_it_was_made(tmp_path, monkeypatch):
+    run = references.Kept("large", chains(0.0), "large: a machine", {})
+    monkeypatch.setattr(references, "kept", lambda name, wanted: [run])
     assert page(tmp_path, "bend").made("chains") == "large: a machine"
 
 
@@ -114,6 +143,18 @@ def test_networks_are_those_that_the_parameters_describe(networks):
     assert row["train_loss"] == record["train_loss"]
     assert (row["algorithm"], row["seed"], row["failed"]) == ("sam", 1, record["report"]["failed"])
     assert networks.failed.endswith(" of 4")
+
+
+def test_networks_from_a_file_are_in_the_order_of_those_just_trained(networks):
+    """A random order of flips counts the weights as they follow each other in a state."""
+    names = list(networks.model.state_dict())
+    stored = {
+        end: dataclasses.replace(m, state=dict(sorted(m.state.items(), reverse=True)))
+        for end, m in networks.stored.items()
+    }
+    other = pages.Networks(networks.page, networks.described, stored)
+    assert [list(state) for state in other.raw.values()] == [names] * 4
+    assert all(gap(state, networks.raw[end]) == 0 for end, state in other.raw.items())
 
 
 def test_other_parameters_describe_other_networks(tmp_path):
@@ -164,6 +205,37 @@ def test_binary_networks_count_by_their_signs(tmp_path):
     assert found.walks.score(found.raw["sgd", 0]) == plain.score(found.raw["sgd", 0])
 
 
+def test_how_large_a_run_is_stands_beside_it(networks):
+    here = networks.page
+    assert here.save_scale(networks, places=25) == pytest.approx(0.9)
+    scale = here.run.scale
+    assert (scale.images, scale.width, scale.places, scale.evaluated) == (200, 0.1, 25, 60)
+    here.save_scale(networks, images=33)
+    assert (np.isnan(here.run.scale.places), here.run.scale.evaluated) == (True, 33)
+
+
+def test_sgd_with_the_weight_decay_that_replicas_have(tmp_path):
+    names = ["replicated_sgd", "sgd_decayed", "sgd"]
+    found = page(tmp_path, algorithms=names, weight_decay=0.001).described()
+    assert [*dict.fromkeys(name for name, _ in found)] == names
+    decayed = found["sgd_decayed", 1]
+    assert (decayed.algorithm, decayed.seed) == ("sgd", 1)
+    times = found["replicated_sgd", 0].settings["replicas"]
+    assert decayed.settings["weight_decay"] == pytest.approx(times * 0.001)
+    settings = {**decayed.settings, "weight_decay": 0.001}
+    assert settings == found["sgd", 1].settings
+
+
+def test_untrained_networks_are_those_that_training_starts_from(networks):
+    fresh = networks.untrained()
+    assert list(fresh.raw) == [("untrained", 0), ("untrained", 1)]
+    start = networks.first.model(networks.train.shape, networks.train.classes)
+    assert gap(fresh.raw["untrained", 0], start.state_dict()) == 0
+    assert gap(fresh.raw["untrained", 0], fresh.raw["untrained", 1]) > 0.01
+    (pair,) = fresh.pairs([("untrained", "untrained")])
+    assert pair.what == {"kind": claims.UNTRAINED, "pair": "0-1"}
+
+
 # --- their pairs ---------------------------------------------------------------------------------
 
 
@@ -202,6 +274,25 @@ def test_a_permutation_found_on_one_form_moves_the_other(networks, pair):
     )
 
 
+def test_every_matching_of_a_pair_says_which_weights_found_it(networks, pair):
+    ways = {(way, weights): pages.named(way[0], weights, way[1])
+            for way in pages.MATCHINGS for weights in ("raw", "normalised")}  # fmt: skip
+    assert {(n["method"], n["matched"]) for n in ways.values()} == {*pages.MATCHINGS}
+    for (method, by), _ in ways:
+        raw, normal = (pair.matched(w, method, by)[1] for w in ("raw", "normalised"))
+        assert gap(toroid.normalize(raw, networks.symmetry), normal) < 1e-5
+    own, raw = (pair.matched("raw", "sequential", by)[1] for by in ("own", "raw"))
+    assert gap(own, raw) == 0
+    assert pages.named("sequential", "raw") == pages.named("sequential", "normalised", "raw")
+    assert gap(pair.matched("raw", None)[1], networks.raw[pair.b]) == 0
+
+
+def test_more_weight_decay_is_a_baseline_within_itself(tmp_path):
+    here = page(tmp_path, algorithms=["sgd", "sgd_decayed"], epochs=1, width=0.1)
+    kinds = [pair.what["kind"] for pair in here.networks().pairs()]
+    assert kinds == ["SGD-SGD", "SGD+-SGD+"]
+
+
 def test_each_alignment_of_a_pair_is_computed_once(pair, monkeypatch):
     found = {w: pair.alignment("sequential", w) for w in ("raw", "normalised")}
     monkeypatch.setattr(pages, "align", None)
@@ -236,6 +327,40 @@ def test_random_elements_leave_the_function(odd):
     assert measures.found_again(permutations, back.permutations) == 1
     again = measures.moved(copy, back.permutations, back.signs, symmetry)
     assert measures.gap(back.state, again) == 0
+
+
+def test_units_are_back_in_their_place_or_not(odd):
+    _, symmetry, state = odd
+    planted = {"1": torch.tensor([4, 0, 1, 2, 3])}
+    back = {"1": torch.tensor([1, 2, 3, 4, 0])}
+    swapped = {"1": torch.tensor([2, 1, 3, 4, 0])}
+    assert measures.returned(state, planted, back, symmetry) == 1
+    assert measures.returned(state, planted, swapped, symmetry) == pytest.approx(3 / 5)
+    assert measures.returned(state, planted, planted, symmetry) == 0
+
+
+class Spare(torch.nn.Module):
+    """A second head, for training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = torch.nn.Linear(6, 5), torch.nn.Linear(5, 3)
+        self.spare = torch.nn.Linear(5, 2)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        return self.head(hidden) + self.spare(hidden).sum() if self.training else self.head(hidden)
+
+
+def test_units_outside_every_group_are_counted_with_the_reason():
+    model, example = Spare(), torch.zeros(2, 6)
+    symmetry = toroid.find_symmetries(model, example)
+    assert measures.outside(model, symmetry, example) == {"used in training only": [2]}
+    without = toroid.Symmetry(groups=(), output=symmetry.output)
+    assert measures.outside(model, without, example) == {
+        "can be exchanged with no other": [5],
+        "used in training only": [2],
+    }
 
 
 def test_draws_are_those_of_the_generator(odd):
@@ -332,6 +457,21 @@ def test_figures_are_drawn_in_the_books_style():
     lines = figure.axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[2.0], [3.0]]
     assert [line.get_ydata().tolist() for line in figure.axes[1].lines] == [[1.0], [1.0]]
+    plotting.plt.close(figure)
+
+
+@pytest.mark.parametrize(("top", "lines"), [(0.5, 1), (0.02, 0)])
+def test_the_error_of_guessing_is_a_line_only_where_curves_come_near(top, lines):
+    rows = [
+        {"kind": "RSGD-ADV", "pair": "0-1", "weights": "raw", "path": "straight",
+         "alignment": "as found", "split": "train", "t": t, "error": error}
+        for t, error in ((0.0, 0.0), (0.5, top), (1.0, 0.0))
+    ]  # fmt: skip
+    figure = plotting.connectivity(pd.DataFrame(rows), chance=0.9)
+    (ax,) = figure.axes
+    dotted = [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [90] * lines
+    assert [text.get_text() for text in ax.texts] == ["↑ chance: 90 %"] * (1 - lines)
     plotting.plt.close(figure)
 
 

@@ -39,7 +39,7 @@ def test_kept_runs_are_labelled_by_what_they_ran():
     ],
 )
 def test_a_label_says_what_is_not_usual(values, label):
-    assert references._label(values) == label
+    assert references.label_of(values) == label
 
 
 def test_the_larger_of_two_runs_has_the_wider_network():

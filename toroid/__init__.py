@@ -33,7 +33,7 @@ from . import (
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
 from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectrum
-from .evaluation import Evaluation, Score, evaluate, refresh
+from .evaluation import Evaluation, Score, disagreement, evaluate, refresh
 from .flatness import local_energy
 from .landscape import Curve, Plane, along, plane
 from .minimizers import Minimizer, Store, Stored, train_all
@@ -103,6 +103,7 @@ __all__ = [
     "binary_mlp",
     "curvature",
     "data",
+    "disagreement",
     "distance",
     "evaluate",
     "evaluation",

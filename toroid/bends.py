@@ -58,6 +58,7 @@ class Corner(Settings):
 def bend(
     a: State, b: State, model: nn.Module, train: Data, *, generator: torch.Generator,
     task: Task = classification, symmetry: Symmetry | None = None, bias: str = "euclidean",
+    middle: State | None = None,
     factor: float | tuple[float, float] = 1.0, progress: bool = False,
     checkpoint: Checkpoint | None = None, **settings: Unpack[Keywords],
 ) -> Bend:  # fmt: skip
@@ -77,6 +78,8 @@ def bend(
         task: As in `toroid.training.sgd`.
         symmetry: From `find_symmetries`, for a chain on the torus; None for straight segments.
         bias: As in `normalize`.
+        middle: Where the corner starts, e.g. that of a chain that is trained on; None for the
+            middle of the one segment.
         factor: Times the outputs, in the loss: the outputs of normalised networks are small, and
             the loss depends on that, the error does not. Two numbers are those of the ends, between
             which it goes evenly on a logarithmic scale.
@@ -108,7 +111,8 @@ def bend(
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
-    start.load_state_dict(path(0.5), assign=True)  # in the precision of the states
+    first = path(0.5) if middle is None else {k: v.clone() for k, v in middle.items()}
+    start.load_state_dict(first, assign=True)  # in the precision of the states
     chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}

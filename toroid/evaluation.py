@@ -22,7 +22,7 @@ from .tasks import Task, checked_task, classification, judged, take
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Evaluation", "Evaluator", "Score", "evaluate", "refresh"]
+__all__ = ["Evaluation", "Evaluator", "Score", "disagreement", "evaluate", "refresh"]
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -190,6 +190,19 @@ class Evaluator:
             count += batch.examples
         return Score(wrong / count, loss / count)
 
+    @torch.inference_mode()
+    def predictions(self, state: State, data: Data) -> Tensor:
+        """The largest output of each example, (examples, ...); -1 where one is not finite."""
+        self.kept.forget()
+        placed = {k: self._own(k, v) for k, v in state.items()}
+        placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
+        found = []
+        for batch in self.batches(data):
+            outputs, targets = self._outputs(placed, batch)
+            judged(self.task, outputs, targets, batch.examples)  # outputs that the task takes
+            found.append(torch.where(outputs.isfinite().all(1), outputs.argmax(1), -1))
+        return torch.cat(found)
+
     @torch.no_grad()
     def refresh(self, state: State, data: Data) -> dict[str, Tensor]:
         """The state with the running statistics of these data."""
@@ -292,3 +305,42 @@ def refresh(
     """
     check_model(state, model)
     return Evaluator(model, Evaluation.of(**how), task).refresh(state, data)
+
+
+def disagreement(
+    a: State, b: State, model: nn.Module, data: Data, *, task: Task = classification,
+    **how: Unpack[How],
+) -> float:  # fmt: skip
+    """Fraction of examples on which two classifiers predict different classes.
+
+    The distance in function space itself: 0 for two copies of one classifier, whatever their
+    weights. An example on which the outputs of one of them are not all finite counts.
+
+    Args:
+        a: State dict.
+        b: Another, of the same network.
+        model: The network; it is not changed, and its own weights do not matter.
+        data: As in `evaluate`; the labels do not matter.
+        task: Says which outputs count and how the network is called; the classes are along the
+            second dimension of the outputs.
+        **how: Fields of `Evaluation`, e.g. ``batch_size``.
+
+    Returns:
+        From 0 to 1.
+
+    Raises:
+        TypeError: As `evaluate`.
+        ValueError: As `evaluate`.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(16,))
+        >>> disagreement(model.state_dict(), model.state_dict(), model, train)
+        0.0
+    """
+    for state in (a, b):
+        check_model(state, model)
+    evaluator = Evaluator(model, Evaluation.of(**how), task)
+    x, y = (evaluator.predictions(state, data) for state in (a, b))
+    return float(((x != y) | (x < 0)).double().mean())

@@ -14,8 +14,8 @@ from ..data import Dataset
 from ..symmetry import Scale, Symmetry, flip, permute
 
 __all__ = [
-    "apart", "found_again", "gap", "loss", "moved", "norm", "outputs", "random_element",
-    "random_factors", "random_state", "rms",
+    "apart", "found_again", "gap", "loss", "moved", "norm", "outputs", "outside",
+    "random_element", "random_factors", "random_state", "returned", "rms",
 ]  # fmt: skip
 
 #: Permutations, factors and signs, by the names of groups and scales.
@@ -197,3 +197,87 @@ def found_again(planted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> f
     """
     hits = [p[found[name]] == torch.arange(len(p)) for name, p in planted.items()]
     return float(torch.cat(hits).double().mean())
+
+
+def returned(
+    state: State,
+    planted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    symmetry: Symmetry,
+) -> float:
+    """The fraction of units that are back in their place: also of those inside units that moved.
+
+    Args:
+        state: Of the network; only its shapes matter.
+        planted: For each group, the permutation that was applied to a network.
+        found: For each group, the one that brings the copy back.
+        symmetry: From `toroid.find_symmetries`.
+
+    Example:
+        >>> import toroid
+        >>> model = toroid.mlp((1, 8, 8), classes=10, hidden=(3,))
+        >>> symmetry = toroid.find_symmetries(model, torch.zeros(1, 1, 8, 8))
+        >>> planted, back = {"1": torch.tensor([2, 0, 1])}, {"1": torch.tensor([1, 2, 0])}
+        >>> returned(model.state_dict(), planted, back, symmetry)
+        1.0
+    """
+    hits = []
+    for dim, span in {(axis.dim, axis.span) for g in symmetry.groups for axis in g.axes[:1]}:
+        places = {k: _places(v, dim, span) for k, v in state.items()}
+        after = permute(permute(places, planted, symmetry), found, symmetry)
+        for axis in (g.axes[0] for g in symmetry.groups if g.axes):
+            if (axis.dim, axis.span) == (dim, span):
+                same = axis.rows(after[axis.parameter]) == axis.rows(places[axis.parameter])
+                hits.append(same.all(1))
+    return float(torch.cat(hits).double().mean())
+
+
+def _places(tensor: Tensor, dim: int, span: int) -> Tensor:
+    """Everywhere the position along some dimensions as one; zeros where there are none."""
+    if tensor.dim() <= dim:
+        return torch.zeros(tensor.shape)
+    shape = tensor.shape[dim : dim + span]
+    places = torch.arange(float(shape.numel())).reshape(shape)
+    return places[(..., *[None] * (tensor.dim() - dim - len(shape)))].expand(tensor.shape)
+
+
+def outside(model: nn.Module, symmetry: Symmetry, example: Tensor) -> dict[str, list[int]]:
+    """Rows of linear and convolutional layers that are no unit of a group, and why.
+
+    Args:
+        model: The network; only its mode changes.
+        symmetry: Its own.
+        example: An input.
+
+    Returns:
+        By reason, how many rows each such layer has.
+
+    Example:
+        >>> import toroid
+        >>> model = toroid.mlp((1, 8, 8), classes=10, hidden=(3,))
+        >>> image = torch.zeros(1, 1, 8, 8)
+        >>> outside(model, toroid.find_symmetries(model, image), image)
+        {}
+    """
+    covered: dict[str, set[int]] = {}
+    for axis in (axis for group in symmetry.all_groups for axis in group.axes if axis.dim == 0):
+        covered.setdefault(axis.parameter, set()).update(axis.positions.flatten().tolist())
+    called: set[str] = set()
+    layers = {k: m for k, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))}
+    hooks = [
+        m.register_forward_pre_hook(lambda *_, k=k: called.add(k))  # type: ignore[misc]
+        for k, m in layers.items()
+    ]
+    with torch.no_grad():
+        model.eval()(example)
+    for hook in hooks:
+        hook.remove()
+    found: dict[str, list[int]] = {}
+    for name, layer in layers.items():
+        if left := len(layer.weight) - len(covered.get(f"{name}.weight", ())):
+            reason = "can be exchanged with no other" if name in called else "used in training only"
+            found.setdefault(reason, []).append(left)
+    return found
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -31,16 +32,26 @@ from ..landscape import Curve, along
 from ..minimizers import Minimizer, Store, Stored, train_all
 from ..symmetry import Symmetry, find_symmetries
 from ..torus import normalize
+from ..training import ReplicatedSGD
 from . import claims, measures, notebooks, parameters, references, tables
 from .notebooks import End
 from .plotting import SHORT
 
-__all__ = ["Networks", "Page", "Pair", "Walks", "batchnorm", "treatments"]
+__all__ = [
+    "DECAYED", "MATCHINGS", "Networks", "Page", "Pair", "Walks", "batchnorm", "named", "treatments",
+]  # fmt: skip
 
 K = TypeVar("K")
 
 #: Training images on which activations are compared.
 MATCHED_ON = 500
+#: SGD with as much weight decay as the learning rate of replicated SGD gives it.
+DECAYED = "sgd_decayed"
+#: Every matching: its method, and of which weights the permutation is found, or the units' values.
+MATCHINGS = (
+    ("sequential", "normalised"), ("sequential", "raw"), ("coordinate", "normalised"),
+    ("coordinate", "raw"), ("activation", "values"),
+)  # fmt: skip
 
 
 class Page:
@@ -54,6 +65,7 @@ class Page:
         values: The parameters.
         folder: Where its tables go.
         device: Where its networks run.
+        saved: The tables that it has kept so far, by name.
         parts: What the same run has finished before, see `toroid.book.notebooks.Parts`.
 
     Raises:
@@ -67,6 +79,7 @@ class Page:
         self.values = {key: namespace[key] for key in parameters.declared(name)}
         self.folder = Path(self.values["results"])
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.saved: dict[str, pd.DataFrame] = {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     @cached_property
@@ -81,7 +94,13 @@ class Page:
             **other: Parameters with another value, e.g. ``lr=0.05``.
         """
         values = {**self.values, **other}
-        return notebooks.described(values, values["algorithms"])
+        algorithms = values["algorithms"]
+        found = notebooks.described(values, [a for a in algorithms if a != DECAYED])
+        if DECAYED in algorithms:
+            values["weight_decay"] *= ReplicatedSGD.replicas
+            plain = notebooks.described(values, ["sgd"])
+            found |= {(DECAYED, seed): minimizer for (_, seed), minimizer in plain.items()}
+        return {end: m for name in algorithms for end, m in found.items() if end[0] == name}
 
     def trained(self, described: Mapping[K, Minimizer]) -> dict[K, Stored]:
         """Minimizers from the store, or trained and put there, under the same keys.
@@ -114,6 +133,38 @@ class Page:
             index: Whether the index is a column of the table.
         """
         table.to_csv(self.folder / f"{name}.csv", index=index)
+        self.saved[name] = table
+
+    def save_scale(
+        self, networks: Networks, *, places: int | None = None, images: int | None = None
+    ) -> float:
+        """Keep how large the run is, as `toroid.book.claims` describes it: a table of one row.
+
+        Args:
+            networks: Those that were trained.
+            places: Along a path; None on a page without paths.
+            images: In the smallest evaluation; None for the smaller part that paths are walked on.
+
+        Returns:
+            The error of guessing.
+        """
+        every, chance = networks.described.values(), 1 - 1 / networks.train.classes
+        row = {
+            "dataset": networks.first.dataset,
+            "network": " and ".join(dict.fromkeys(m.architecture for m in every)),
+            "training images": len(networks.train), "width": max(m.width for m in every),
+            "seeds": len(self.values["seeds"]), "places": math.nan if places is None else places,
+            "images": min(map(len, networks.few.values())) if images is None else images,
+            "chance": chance,
+        }  # fmt: skip
+        self.save("scale", pd.DataFrame([row]))
+        return chance
+
+    @property
+    def run(self) -> claims.Run:
+        """This run as the claims' tests take it: the tables kept so far."""
+        label = references.label_of(self.values) or self.name
+        return claims.Run.of(label, self.saved, self.values)
 
     def glue(self, **values: Any) -> None:
         """Keep numbers and words for the page's prose, see `toroid.book.notebooks.glue`."""
@@ -138,24 +189,36 @@ class Page:
         """Where the kept runs that have a table were made, and how long they took."""
         return tables.listed(run.made for run in self.kept(table))
 
-    def decide(self, name: str, *here: pd.DataFrame) -> claims.Verdict:
+    def decide(self, name: str) -> claims.Verdict:
         """The verdict on a claim; glues it, its evidence, and those of all kept runs.
 
         Args:
-            name: A key of `toroid.book.claims.CLAIMS`.
-            *here: This run's tables, as the test takes them.
+            name: A key of `toroid.book.claims.CLAIMS`; its tables were saved before.
 
         Returns:
-            This run's verdict: glued as ``verdict_c2`` (the word), ``c2`` (the evidence), and with
-            ``kept_c2``, the words of the kept runs.
+            This run's verdict: glued as ``verdict_c2`` (the word), ``c2`` (what was found and what
+            is missing), and with ``kept_c2``, the words of the kept runs.
         """
-        claim, key = claims.CLAIMS[name], name.lower()
-        verdict = claim.test(*here)
-        runs = zip(*(self.kept(table) for table in claim.tables), strict=True)
-        words = [f"{claim.test(*(r.table for r in run)).word} ({run[0].label})" for run in runs]
+        test, key = claims.CLAIMS[name].test, name.lower()
+        verdict = test(self.run)
+        words = [f"{test(run).word} ({run.label})" for run in references.runs(self.name)]
         kept = {f"kept_{key}": tables.listed(words)}
-        self.glue(**{key: verdict.evidence, f"verdict_{key}": verdict.word}, **kept)
+        self.glue(**{key: verdict.sentence, f"verdict_{key}": verdict.word}, **kept)
         return verdict
+
+    def shows(self, claim: str | None = None) -> None:
+        """Glue what the page shows: ``shows`` by this run, ``kept_shows`` by the decisive kept one.
+
+        Args:
+            claim: Whose decisive run it is; None for the largest.
+        """
+        runs = references.runs(self.name)
+        largest = runs[-1] if runs else None
+        run = claims.decide(claim, runs).run if claim else largest
+        kept = "No run is kept." if run is None else claims.shows(self.name, run)
+        where = "" if run is None else f"{run.label}{', seen before' if run.seen else ''}"
+        here = claims.shows(self.name, self.run)
+        self.glue(shows=here, kept_shows=kept, kept_shown=where or "none")
 
 
 @dataclass(frozen=True)
@@ -255,11 +318,12 @@ class Networks:
 
     @cached_property
     def raw(self) -> dict[End, dict[str, Tensor]]:
-        """The states as trained."""
-        device = self.page.device
+        """The states as trained, in the model's order, which a file does not keep."""
+        device, names = self.page.device, self.model.state_dict()
+        taken = {end: self._take(m.state) for end, m in self.stored.items()}
         return {
-            end: {k: v.to(device) for k, v in self._take(m.state).items()}
-            for end, m in self.stored.items()
+            end: {k: state[k].to(device) for k in names if k in state}
+            for end, state in taken.items()
         }
 
     @cached_property
@@ -300,6 +364,19 @@ class Networks:
         failed = self.table()["failed"] != ""
         return f"{failed.sum()} of {len(failed)}"
 
+    def untrained(self) -> Networks:
+        """Networks of the same architecture before their training, one for each seed."""
+        described = {
+            ("untrained", seed): replace(self.first, seed=seed)
+            for seed in self.page.values["seeds"]
+        }
+        shape, classes = self.train.shape, self.train.classes
+        stored = {
+            end: Stored(dict(m.model(shape, classes).state_dict()), {})
+            for end, m in described.items()
+        }
+        return Networks(self.page, described, stored, self._take)
+
     def pair(self, a: End, b: End) -> Pair:
         """Two of them."""
         return Pair(self, a, b)
@@ -310,12 +387,17 @@ class Networks:
         """Pairs of each kind, of different seeds before those of the same.
 
         Args:
-            kinds: Pairs of algorithms; by default all of the page's.
+            kinds: Pairs of algorithms; by default all of the page's. SGD with more weight decay is
+                a baseline for pairs within an algorithm, and makes no others.
             each: How many of each kind at most; by default the page's ``pairs_each``.
         """
         values = self.page.values
         each = values["pairs_each"] if each is None else each
-        for first, second in kinds or combinations_with_replacement(values["algorithms"], 2):
+        all_kinds = (
+            kind for kind in combinations_with_replacement(values["algorithms"], 2)
+            if DECAYED not in kind or kind[0] == kind[1]
+        )  # fmt: skip
+        for first, second in kinds or all_kinds:
             for a, b in notebooks.pairs(first, second, values["seeds"])[:each]:
                 yield self.pair(a, b)
 
@@ -379,6 +461,17 @@ class Pair:
             return a, found.state
         return a, measures.moved(b, found.permutations, found.signs, self.networks.symmetry)
 
+    def matched(self, weights: str, method: str | None, by: str = "own") -> tuple[State, State]:
+        """The two ends of a path, by a matching as tables name it.
+
+        Args:
+            weights: ``"raw"`` or ``"normalised"``.
+            method: As in `states`.
+            by: Of which weights the permutation is found: ``"raw"``, ``"normalised"``, ``"own"``
+                for those of the path; ``"values"`` for activations, which no rescaling changes.
+        """
+        return self.states(weights, method, {"own": None, "values": "normalised"}.get(by, by))
+
     def ends(self, weights: str = "normalised") -> dict[str, tuple[Score, Score]]:
         """Scores of both ends on each part, moved or not.
 
@@ -396,6 +489,24 @@ def batchnorm(symmetry: Symmetry) -> bool:
         symmetry: The network's.
     """
     return any(axis.role == "var" for group in symmetry.groups for axis in group.axes)
+
+
+def named(method: str | None, weights: str, by: str = "own") -> dict[str, str]:
+    """The columns ``alignment, method, matched`` of a pair's table.
+
+    Args:
+        method: How the second network is moved; None as found.
+        weights: Those of the path.
+        by: As in `Pair.matched`.
+
+    Example:
+        >>> named("sequential", "raw")
+        {'alignment': 'aligned', 'method': 'sequential', 'matched': 'raw'}
+    """
+    if method is None:
+        return {"alignment": "as found", "method": "none", "matched": weights}
+    where = "values" if method == "activation" else weights if by == "own" else by
+    return {"alignment": "aligned", "method": method, "matched": where}
 
 
 def treatments(method: str) -> Sequence[tuple[str, str | None]]:

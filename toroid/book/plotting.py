@@ -36,11 +36,12 @@ ALGORITHMS = {
     "sgd": (COLORS[0], "-", "o"), "replicated_sgd": (COLORS[2], "--", "s"),
     "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
     "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
-    "annealing": (COLORS[6], ":", "X"),
+    "annealing": (COLORS[6], ":", "X"), "sgd_decayed": (COLORS[6], "--", "<"),
 }  # fmt: skip
 SHORT = {
     "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
-    "entropy_sgd": "ESGD", "annealing": "SA",
+    "entropy_sgd": "ESGD", "annealing": "SA", "sgd_decayed": "SGD+",
+    "untrained": "untrained",
 }  # fmt: skip
 
 
@@ -200,12 +201,14 @@ def planted(table: pd.DataFrame) -> Figure:
 
 
 @_styled
-def connectivity(curves: pd.DataFrame) -> Figure:
+def connectivity(curves: pd.DataFrame, chance: float | None = None) -> Figure:
     """Error along the paths: one row for each kind of pair, one column for each kind of path.
 
     Args:
         curves: Tidy, with the columns ``kind, pair, weights, path, alignment, split, t, error``; of
             one split.
+        chance: The error of guessing: no barrier can be much higher. A dotted line, or a word in
+            the first panel where all curves are far below.
 
     Returns:
         A figure; lines are means over pairs, bands their range.
@@ -223,7 +226,8 @@ def connectivity(curves: pd.DataFrame) -> Figure:
         ax.set_title(", ".join(path))
     for ax in axes[-1]:
         ax.set_xlabel("t")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    _guessing(axes, chance)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -232,12 +236,16 @@ SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
 
 
 @_styled
-def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLIDE) -> Figure:
+def slide(
+    runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLIDE,
+    chance: float | None = None,
+) -> Figure:  # fmt: skip
     """The figure of the paper's slides: the flattest algorithm on the left end, the sharpest right.
 
     Args:
         runs: By name, curves as `connectivity` takes them.
         paths: Weights and path of the two panels.
+        chance: As in `connectivity`.
 
     Returns:
         A figure with a row for each run and two panels: raw straight lines, and geodesics between
@@ -254,7 +262,8 @@ def slide(runs: dict[str, pd.DataFrame], paths: Sequence[tuple[str, str]] = SLID
             ax.set(title=", ".join(path), xlabel=f"t   (0: {first}, 1: {second})")
         label = textwrap.fill(name, 24)  # no longer than a panel is high
         row[0].set_ylabel(f"{label}\n{curves['split'].iloc[0]} error (%)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        _guessing(row[None], chance)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -265,6 +274,20 @@ def _paths(curves: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _is(curves: pd.DataFrame, path: tuple[str, str]) -> pd.Series:
     return (curves["weights"] == path[0]) & (curves["path"] == path[1])
+
+
+def _guessing(axes: np.ndarray, chance: float | None) -> None:
+    """The error of guessing in panels that share their axis: a line, or a word if it is far up."""
+    if chance is None:
+        return
+    if axes[0, 0].get_ylim()[1] < 30 * chance:  # a line would press the curves flat
+        axes[0, 0].text(
+            0.98, 0.96, f"↑ chance: {100 * chance:.0f} %", ha="right", va="top", fontsize="small",
+            transform=axes[0, 0].transAxes,
+        )  # fmt: skip
+        return
+    for ax in axes.flat:
+        ax.axhline(100 * chance, color="black", linestyle=":", linewidth=0.8, label="chance")
 
 
 def _alignments(ax: Axes, curves: pd.DataFrame) -> None:
@@ -353,11 +376,12 @@ def replicas(histories: pd.DataFrame) -> Figure:
 
 
 @_styled
-def distances(table: pd.DataFrame) -> Figure:
+def distances(table: pd.DataFrame, untrained: float | None = None) -> Figure:
     """Distances of pairs by their kind: of raw weights, and on the torus.
 
     Args:
         table: Columns ``kind, raw, as found, aligned``.
+        untrained: The mean angle of untrained aligned pairs, a dotted line.
 
     Returns:
         A figure with two panels, one mark for each pair.
@@ -369,7 +393,7 @@ def distances(table: pd.DataFrame) -> Figure:
         at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
         left.plot(at, part["raw"], "o", color=COLORS[0], ms=4)
     _kinds(left, kinds)
-    _found_and_aligned(right, table)
+    _found_and_aligned(right, table, untrained)
     left.set_ylabel("raw distance over mean norm")
     right.set_ylabel("rms angle (radians)")
     return figure
@@ -380,9 +404,11 @@ def _kinds(ax: Axes, kinds: Sequence[str]) -> None:
     ax.set_xlim(-0.6, len(kinds) - 0.4)
 
 
-def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
+def _found_and_aligned(ax: Axes, table: pd.DataFrame, untrained: float | None = None) -> None:
     """Two marks for each pair, sorted by kind: as found and aligned."""
     kinds = list(table["kind"].unique())
+    if untrained is not None:
+        ax.axhline(untrained, color="black", linestyle=":", label="untrained, aligned")
     for x, kind in enumerate(kinds):
         part = table[table["kind"] == kind]
         at = x + np.linspace(-0.25, 0.25, len(part)) if len(part) > 1 else [x]
@@ -397,18 +423,19 @@ def _found_and_aligned(ax: Axes, table: pd.DataFrame) -> None:
 
 
 @_styled
-def hamming(pairs: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def hamming(pairs: pd.DataFrame, table: pd.DataFrame, untrained: float | None = None) -> Figure:
     """Hamming distances of binary networks: of pairs by their kind, and against flatness.
 
     Args:
         pairs: Columns ``kind, as found, aligned``, shares of the weights.
         table: Columns ``algorithm, local energy, distance``, the last to an algorithm's others.
+        untrained: As in `distances`.
 
     Returns:
         A figure with two panels, one mark for each pair and treatment, and for each minimizer.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    _found_and_aligned(left, pairs)
+    _found_and_aligned(left, pairs, untrained)
     left.set_ylabel("share of weights that differ")
     for algorithm, part in table.groupby("algorithm", sort=False):
         color, _, mark = ALGORITHMS[str(algorithm)]

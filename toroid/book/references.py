@@ -12,9 +12,10 @@ import pandas as pd
 
 from .. import data
 from .._files import write
+from .claims import Run
 from .parameters import declared, presets, root
 
-__all__ = ["Kept", "keep", "kept", "reference", "titles"]
+__all__ = ["Kept", "keep", "kept", "label_of", "reference", "runs", "titles"]
 
 
 def keep(notebook: Path, title: str) -> Path:
@@ -92,9 +93,27 @@ def kept(name: str, table: str) -> list[Kept]:
             continue
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
-        label = _label(values) or title
+        label = label_of(values) or title
         made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
         found.append(Kept(label, numbers, made, values))
+    return sorted(found, key=lambda run: _size(run.values))
+
+
+def runs(name: str) -> list[Run]:
+    """Every kept run of a notebook with all its tables, in the order of `kept`.
+
+    Args:
+        name: Notebook.
+    """
+    found = []
+    for title in titles(name):
+        folder = root() / "book" / "reference" / f"{name}.{title}"
+        info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
+        tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+        label = label_of(values) or title
+        made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
+        found.append(Run.of(label, tables, values, info["stamp"], made))
     return sorted(found, key=lambda run: _size(run.values))
 
 
@@ -116,8 +135,16 @@ def _widths(values: Mapping[str, Any]) -> list[float]:
     return values.get("widths") or [values.get("width", 1.0)]
 
 
-def _label(values: Mapping[str, Any]) -> str:
-    """What a run was about, as far as it has a data set, networks, a number of images."""
+def label_of(values: Mapping[str, Any]) -> str:
+    """What a run was about, as far as it has a data set, networks, a number of images.
+
+    Args:
+        values: Its parameters.
+
+    Example:
+        >>> label_of({"dataset": "mnist", "arch": "mlp", "width": 0.5, "subset": 0})
+        'mnist, mlp, width 0.5, all images'
+    """
     archs = [values["arch"]] if "arch" in values else values.get("archs", [])
     widths = " and ".join(f"{width:g}" for width in _widths(values))
     width = [f"width {widths}"] if archs and widths != "1" else []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ... import shallow
 from ...landscape import along
 from ...paths import Geodesic
-from ._tables import rows, seeded, sphere, spread
+from ._tables import farthest, rows, seeded, sphere, spread
 
 
 class Negative(NamedTuple):
@@ -35,10 +35,9 @@ class Negative(NamedTuple):
         return self.curves[same & (self.curves["standard_error"] > 0)]
 
     def deviation(self) -> float:
-        """Their largest distance from theory, in standard errors."""
+        """Their largest distance from theory, see `farthest`."""
         inner = self.typical()
-        off = (inner["measured"] - inner["exact"]) / inner["standard_error"]
-        return float(off.abs().max())
+        return farthest(inner["measured"], inner["exact"], inner["standard_error"])
 
 
 def meet(

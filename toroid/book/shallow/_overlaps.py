@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ... import shallow
-from ._tables import line, rows, spread
+from ._tables import farthest, line, rows, spread
 
 
 def sampled(learnt: pd.DataFrame, labels: str, kind: str, column: str) -> pd.DataFrame:
@@ -105,10 +105,10 @@ def _estimate(mean: float, error: float) -> str:
 
 
 def deviation(learnt: pd.DataFrame, labels: str, column: str) -> float:
-    """Largest distance of the extrapolated overlaps from theory, in standard errors."""
+    """Largest distance of the extrapolated overlaps from theory, see `farthest`."""
     mean, errors = extrapolated(sampled(learnt, labels, "typical", column))
     theory = [shallow.typical_overlap(load, teacher=labels == "teacher") for load in mean.index]
-    return float(((mean - theory) / errors).abs().max())
+    return farthest(mean, theory, errors)
 
 
 def least_gain(learnt: pd.DataFrame) -> float:

@@ -6,6 +6,7 @@ A table of agreement has the columns ``panel, series, x, measured, exact, standa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -59,6 +60,31 @@ def spread(values: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     values = np.asarray(values, float)
     return values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+
+
+#: A point whose standard error is above this share of its value counts for nothing.
+NOISY = 0.1
+
+
+def farthest(measured: pd.Series, exact: Any, errors: pd.Series) -> float:
+    """The largest distance from theory, in standard errors, of points that are not too noisy.
+
+    Args:
+        measured: At each place.
+        exact: What theory says.
+        errors: Standard errors.
+
+    Returns:
+        Infinite where no point is left: nothing agrees by being noisy.
+
+    Example:
+        >>> points = pd.Series([1.0, 1.0]), pd.Series([1.2, 2.0]), pd.Series([0.1, 0.2])
+        >>> round(farthest(*points), 6)
+        2.0
+    """
+    counted = errors <= NOISY * measured.abs()
+    off = ((measured - exact) / errors).abs()[counted]
+    return float(off.max()) if len(off) else math.inf
 
 
 def rows(what: Mapping[str, Any], x: Any, measured: Any, exact: Any, errors: Any) -> pd.DataFrame:

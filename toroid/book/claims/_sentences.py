@@ -1,0 +1,278 @@
+"""What each page shows, in one sentence that its tables make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from ._binary import alignment_lowers
+from ._flatness import Flatness, angle_column, closeness, decay_share
+from ._paths import (
+    AFTER,
+    BEFORE,
+    PERMUTATIONS,
+    SCALES,
+    Contrast,
+    baseline,
+    contrast,
+    treated,
+    under,
+)
+from ._runs import ALGORITHMS, SHORT, UNTRAINED, WITHIN, Run
+from ._statistics import Networks, written
+
+
+def shows(page: str, run: Run) -> str:
+    """The sentence of a page: the direction, its size, and what it does not show.
+
+    Args:
+        page: Its name.
+        run: Of that page; a table that it lacks makes the sentence shorter.
+
+    Raises:
+        ValueError: If no sentence is made for such a page.
+    """
+    if page not in SENTENCES:
+        raise ValueError(f"no sentence for the page {page!r}; there are {', '.join(SENTENCES)}")
+    return "; ".join(clause for clause in SENTENCES[page](run) if clause) + "."
+
+
+def _connectivity(run: Run) -> list[str]:
+    table = run["barriers"]
+    train = table[table["split"] == "train"]
+    networks = Networks(train)
+    found = {
+        name: contrast(train, treatment, networks=networks)
+        for name, treatment in (
+            ("after", AFTER), ("before", BEFORE), ("permutations", PERMUTATIONS), ("scales", SCALES)
+        )
+    }  # fmt: skip
+    known = {name: c for name, c in found.items() if c is not None}
+    if len(known) < len(found):
+        return ["This run has no pairs of the flattest and of the sharpest algorithm to compare"]
+    return [_ratios(known), _work(known), _decayed(train, networks), _rest(known)]
+
+
+def _ratios(found: dict[str, Contrast]) -> str:
+    """The direction and its size."""
+    after, before = found["after"].ratio, found["before"].ratio
+    return (
+        f"With both symmetries removed the barrier between sharp minima is {after} times that "
+        f"between flat ones, and {before} times as the networks were found"
+    )
+
+
+def _work(found: dict[str, Contrast]) -> str:
+    """Which symmetry does the work."""
+    left = {name: c.flat.value for name, c in found.items()}
+    both, alone = left["after"], left["permutations"]
+    sizes = (
+        f"between flat minima {written(left['before'])} percentage points become {written(alone)} "
+        f"with the permutations alone, {written(left['scales'])} with the scales alone, and "
+        f"{written(both)} with both"
+    )
+    if both < 0.9 * alone:
+        return f"the geodesic lowers barriers beyond the permutations ({sizes})"
+    if alone < left["before"]:
+        return f"the permutations do the work, and the geodesic does not lower barriers ({sizes})"
+    return f"neither symmetry lowers barriers ({sizes})"
+
+
+def _decayed(train: pd.DataFrame, networks: Networks) -> str:
+    """What weight decay does by itself, where it was measured."""
+    aligned = {**AFTER, "method": "sequential", "matched": "normalised"}
+    left = baseline(train, aligned, networks)
+    if not left:
+        return ""
+    return f"SGD with RSGD's weight decay leaves {written(left['SGD+'].value)}"
+
+
+def _rest(found: dict[str, Contrast]) -> str:
+    """What it does not show."""
+    left = found["after"].flat.value
+    if left >= 1:
+        return (
+            f"it does not show that flat minima are connected, as {written(left)} points are left"
+        )
+    return "it does not show why the sharp ones are apart"
+
+
+def _distances(run: Run) -> list[str]:
+    table = run["distances"]
+    aligned = treated(table, {"alignment": "aligned"}, ("sequential", "normalised"))
+    column = angle_column(table)
+    if not (aligned["kind"] == UNTRAINED).any():
+        means = aligned.groupby("kind")[column].mean().reindex(WITHIN)
+        return [
+            "Aligned, "
+            + ", ".join(f"{k} pairs are {m:.3f}" for k, m in zip(SHORT, means, strict=True))
+            + " radians apart; how far that is is not known without untrained pairs"
+        ]
+    close = closeness(aligned, column)
+    listed = ", ".join(
+        f"{k} pairs {100 * close[kind].value:.1f} %"
+        for k, kind in zip(SHORT, WITHIN, strict=True)
+        if kind in close
+    )
+    clauses = [f"Aligned, networks are closer than untrained ones: {listed}"]
+    if "disagreement" in aligned and aligned["disagreement"].notna().any():
+        shares = 100 * aligned.groupby("kind")["disagreement"].mean().reindex(WITHIN)
+        differ = ", ".join(f"{s:.1f} % ({k})" for k, s in zip(SHORT, shares, strict=True))
+        clauses.append(f"they predict another class for {differ} of the test images")
+    clauses.append("an angle does not say what two networks have learnt alike")
+    return clauses
+
+
+def _bend(run: Run) -> list[str]:
+    table = run["chains"]
+    good = (table["chain, train"] < 1e-3).groupby(
+        [table["weights"], table["alignment"]], sort=False
+    )
+    listed = ", ".join(f"{w} {a} {x.sum()} of {len(x)}" for (w, a), x in good)
+    worst = 100 * table["chain, train"].median(), 100 * table["segment, train"].median()
+    return [
+        f"With one trained bend the largest training error on the way falls from "
+        f"{written(worst[1])} % to {written(worst[0])} % in the median pair; chains that stay "
+        f"below 0.1 % everywhere: {listed}",
+        _aligned(table),
+    ]
+
+
+def _aligned(chains: pd.DataFrame) -> str:
+    """Whether more chains succeed between aligned networks, and what that does not show."""
+    share = (chains["chain, train"] < 1e-3).groupby(chains["alignment"]).mean()
+    if share.get("aligned", 0) > share.get("as found", 0):
+        return (
+            "more of them succeed between aligned networks, which does not show that the others "
+            "cannot, as a longer training may find a way"
+        )
+    return (
+        "it does not show that the symmetries matter here, as a bend is trained and finds its way"
+    )
+
+
+def _flatness(run: Run) -> list[str]:
+    clauses = []
+    for arch, part in run["flatness"].groupby("arch", sort=False):
+        found = Flatness.of(part)
+        clauses.append(
+            f"In {arch} RSGD is flatter than SGD in {found.flat} pairs and SGD than ADV in "
+            f"{found.sharp}, and flatness and test error go together with τ = {found.tau}, "
+            f"without ADV {found.without}"
+        )
+        share = decay_share(part)
+        if share.value == share.value:
+            clauses.append(
+                f"of what RSGD is flatter than SGD a share of {share} comes with its weight decay"
+            )
+    clauses.append("a correlation over few settings does not say that flatness is the cause")
+    return clauses
+
+
+def _minimizers(run: Run) -> list[str]:
+    table = run["minimizers"]
+    means = table.groupby("algorithm", sort=False)[["train_error", "test_error"]].mean()
+    names = {**dict(zip(ALGORITHMS, SHORT, strict=True)), "sgd_decayed": "SGD with RSGD's decay"}
+    listed = ", ".join(
+        f"{100 * means.loc[a, 'test_error']:.1f} % ({name})"
+        for a, name in names.items()
+        if a in means.index
+    )
+    failed = int((table["failed"].fillna("") != "").sum())
+    return [
+        f"Test errors are {listed}, {failed} of {len(table)} networks failed in their training, "
+        f"and the largest training error is {100 * table['train_error'].max():.2f} %",
+        "test errors alone do not say which minima are flat",
+    ]
+
+
+def _binary(run: Run) -> list[str]:
+    table = run["barriers"]
+    lowered, of = alignment_lowers(table[table["split"] == "train"])
+    found = Flatness.of(run["flatness"])
+    return [
+        f"Alignment lowers the mean barrier of {lowered} of {of} kinds of pairs, RSGD is flatter "
+        f"than SGD in {found.flat} pairs and SGD than ADV in {found.sharp}",
+        "it says nothing of the geodesic, as binary networks have no scales",
+    ]
+
+
+def _classifiers(run: Run) -> list[str]:
+    table = run["classifiers"]
+    worst = table[["permuted", "rescaled", "normalised", "aligned"]].max().max()
+    understood = int((table["refused"].fillna("") == "").sum())
+    return [
+        f"{understood} of {len(table)} networks are understood, and their outputs change by "
+        f"{worst:.0e} at most when units are exchanged and rescaled",
+        "it does not show that there is no symmetry beside those in the table",
+    ]
+
+
+def _shallow(run: Run) -> list[str]:
+    held = run["predictions"]["holds"]
+    return [
+        f"{held.sum()} of {len(held)} predictions of theory hold",
+        "shallow models do not say what deep ones do",
+    ]
+
+
+SENTENCES: dict[str, Callable[[Run], list[str]]] = {
+    "connectivity": _connectivity, "distances": _distances, "bend": _bend, "flatness": _flatness,
+    "minimizers": _minimizers, "binary": _binary, "classifiers": _classifiers, "shallow": _shallow,
+}  # fmt: skip
+
+
+def barrier_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Barriers of each kind of pair (rows) on each kind of path (columns), the paper's matching.
+
+    Args:
+        barriers: As C2 takes them.
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        Mean over pairs and, in brackets, the least and the greatest, in percentage points.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"kind": "SGD-SGD", **BEFORE, "split": "train", "barrier": 0.02}
+        >>> barrier_table(pd.DataFrame([row]), "train").iloc[0, 0]
+        '2.00 (2.00 to 2.00)'
+    """
+    chosen = under(barriers[barriers["split"] == split])
+    paths = chosen["weights"] + ", " + chosen["path"]
+    table = chosen.assign(path=paths, barrier=100 * chosen["barrier"]).pivot_table(
+        index=["alignment", "kind"], columns="path", values="barrier", aggfunc=_range
+    )
+    order = pd.MultiIndex.from_product([chosen["alignment"].unique(), chosen["kind"].unique()])
+    return table.reindex(order, columns=paths.unique()).rename_axis(columns=f"{split} error")
+
+
+def matching_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Barriers of pairs within each algorithm (columns) under every matching (rows).
+
+    Args:
+        barriers: As C2 takes them.
+        split: ``"train"`` or ``"test"``.
+
+    Returns:
+        Mean over pairs and, in brackets, the least and the greatest, in percentage points.
+
+    Example:
+        >>> import pandas as pd
+        >>> row = {"kind": "SGD-SGD", **AFTER, "split": "train", "barrier": 0.02}
+        >>> row |= {"method": "activation", "matched": "values"}
+        >>> matching_table(pd.DataFrame([row]), "train").iloc[0].tolist()
+        ['2.00 (2.00 to 2.00)']
+    """
+    same = barriers["kind"].map(lambda kind: len({*kind.split("-")}) == 1)
+    chosen = barriers[same & (barriers["split"] == split)]
+    how = ["weights", "path", "method", "matched"]
+    table = chosen.assign(barrier=100 * chosen["barrier"]).pivot_table(
+        index=how, columns="kind", values="barrier", aggfunc=_range, sort=False
+    )
+    return table.rename_axis(columns=f"{split} error")
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
