@@ -170,3 +170,19 @@ def test_bad_input_says_what_is_wrong(minimizers):
         bend(a, b, model, data, generator=generator(), epochs=-1)
     with pytest.raises(ValueError, match="only one of the two states has"):
         bend({}, b, model, data, generator=generator(), epochs=1)
+
+
+@pytest.mark.parametrize("on_torus", [False, True])
+def test_a_chain_is_trained_on_from_its_corner(minimizers, on_torus):
+    model, data, symmetry, raw, normal = minimizers
+    (a, b), chosen = (normal, symmetry) if on_torus else (raw, None)
+    how = {"generator": generator(), "symmetry": chosen, "batch_size": 100, "lr": 0.01}
+    first = bend(a, b, model, data, epochs=2, **how)
+    corner = first.path(0.5)
+    kept = {k: v.clone() for k, v in corner.items()}
+    still = bend(a, b, model, data, epochs=0, middle=corner, **how)
+    assert gap(still.path(0.5), corner) < 1e-12
+    further = bend(a, b, model, data, epochs=2, middle=corner, **how)
+    assert gap(further.path(0.5), corner) > 1e-6
+    assert gap(corner, kept) == 0
+    assert further.history["loss"].mean() < first.history["loss"].mean()
