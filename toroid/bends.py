@@ -107,7 +107,8 @@ def bend(
         >>> chain.path(0.5).keys() == a.keys()
         True
     """
-    check_model(a, model)
+    for state in (a, b, *([] if middle is None else [middle])):
+        check_model(state, model)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
@@ -124,8 +125,8 @@ def bend(
     loop = Loop(networks, train, drawn, chosen, progress, checkpoint, identity)
 
     def corner() -> dict[str, Tensor]:
-        middle = {k: v[0] for k, v in networks.state.items()}
-        return middle if torus is None else torus.project(middle)
+        bent = {k: v[0] for k, v in networks.state.items()}
+        return bent if torus is None else torus.project(bent)
 
     def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         t = 2 * float(torch.rand((), generator=generator, dtype=torch.float32))
