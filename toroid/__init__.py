@@ -21,6 +21,7 @@ from . import (
     evaluation,
     flatness,
     landscape,
+    merging,
     minimizers,
     models,
     paths,
@@ -36,6 +37,7 @@ from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectr
 from .evaluation import Evaluation, Score, disagreement, evaluate, refresh
 from .flatness import local_energy
 from .landscape import Curve, Plane, along, plane
+from .merging import Merged, merge
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import (
     binary_cnn,
@@ -78,6 +80,7 @@ __all__ = [
     "Hessian",
     "Joined",
     "Linear",
+    "Merged",
     "Minimizer",
     "Plane",
     "Polygon",
@@ -119,6 +122,8 @@ __all__ = [
     "local_energy",
     "log",
     "match",
+    "merge",
+    "merging",
     "minimizers",
     "mlp",
     "models",
