@@ -119,13 +119,14 @@ def test_one_state_is_its_own_mean_and_nothing_given_is_changed():
     assert gap(toroid.merge(states[:1], symmetry), states[0]) < 1e-15
     merged = toroid.merge(states, symmetry)
     assert all(gap(s, t) == 0 for s, t in zip(states, before, strict=True))
-    assert type(merged.state) is dict and gap(merged.state, merged) == 0
+    assert type(merged.state) is dict
+    assert gap(merged.state, merged) == 0
 
 
 def test_wrong_use_is_told():
     model, _, symmetry, (a, b) = networks()
     for wrong in ([1], [1, -1], [0, 0], [1, float("nan")], [1, 1, 1]):
-        with pytest.raises(ValueError, match="weights are .* for 2 states"):
+        with pytest.raises(ValueError, match=r"weights are .* for 2 states"):
             toroid.merge([a, b], symmetry, weights=wrong)
     with pytest.raises(ValueError, match="takes a list"):
         toroid.merge([], symmetry)

@@ -34,7 +34,7 @@ from . import (
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
 from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectrum
-from .evaluation import Evaluation, Score, disagreement, evaluate, refresh
+from .evaluation import Evaluation, Score, disagreement, evaluate, refresh, repair
 from .flatness import local_energy
 from .landscape import Curve, Plane, along, plane
 from .merging import Merged, merge
@@ -132,6 +132,7 @@ __all__ = [
     "permute",
     "plane",
     "refresh",
+    "repair",
     "rescale",
     "resnet18",
     "same_function",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
 from ._network import Kept, structure
+from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model
 from .data import Dataset
 from .tasks import Task, checked_task, classification, judged, take
@@ -22,7 +24,7 @@ from .tasks import Task, checked_task, classification, judged, take
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Evaluation", "Evaluator", "Score", "disagreement", "evaluate", "refresh"]
+__all__ = ["Evaluation", "Evaluator", "Score", "disagreement", "evaluate", "refresh", "repair"]
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -223,6 +225,37 @@ class Evaluator:
         self.network.eval()
         return result
 
+    @torch.no_grad()
+    def moments(
+        self, state: State, data: Data, until: str | None = None, calls: int = 0
+    ) -> dict[str, Moments]:
+        """Units' means and deviations before the activation, of all layers or of one."""
+        self.kept.forget()
+        placed = {k: self._own(k, v) for k, v in state.items()}
+        passes = 0
+        with watched(layers(self.network, state), until, calls) as seen:
+            for batch in self.batches(data):
+                passes += 1
+                with suppress(Enough):
+                    self._outputs(placed, batch)
+        for found in seen.values():
+            found.calls //= passes
+        return seen
+
+    def repair(
+        self, state: State, ends: tuple[dict[str, Moments], dict[str, Moments]], t: float,
+        data: Data, how: str,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The state with the ends' moments, interpolated, in every layer but the last."""
+        batches, result = self.batches(data), dict(state)
+        first, last = ends
+        modules = layers(self.network, state)
+        for name in list(first)[:-1]:  # what is before the activation depends on layers before
+            own = self.moments(result, batches, name, first[name].calls)[name]
+            goal = first[name].towards(last[name], t)
+            result = moved(result, name, modules[name], own, goal, how)
+        return result
+
 
 def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:
     """An output times a factor, in a precision."""
@@ -344,3 +377,60 @@ def disagreement(
     evaluator = Evaluator(model, Evaluation.of(**how), task)
     x, y = (evaluator.predictions(state, data) for state in (a, b))
     return float(((x != y) | (x < 0)).double().mean())
+
+
+def repair(
+    state: State, model: nn.Module, ends: tuple[State, State], t: float, data: Data,
+    how: str = "repair", *, task: Task = classification, **evaluation: Unpack[How],
+) -> dict[str, Tensor]:  # fmt: skip
+    """Give the units of a network between two others the deviations that they have there.
+
+    Half way between two networks units vary less than at either end, layer after layer. After
+    Jordan et al. (2023), layer by layer from the input: each unit's mean and deviation over the
+    data, before the activation, are set to ``(1 - t)`` times those at the first end plus ``t``
+    times those at the second, and folded into weights and biases. The layer that runs last is left
+    as it is. Where a network has BatchNorm this is `refresh`. At an end itself nothing changes.
+
+    It takes one pass over the data for each end and one, up to that layer, for each layer.
+
+    Args:
+        state: State dict between the ends; it is not changed.
+        model: The network; it is not changed.
+        ends: The states at t = 0 and t = 1.
+        t: Place of `state` between them, in [0, 1].
+        data: Usually the training data, or a part of them; as in `evaluate`.
+        how: ``"repair"``; or ``"rescale"``, each unit times the factor that sets its deviation
+            alone, which layers without biases can have too.
+        task: How the network is called on a batch; see `toroid.tasks`.
+        **evaluation: Fields of `Evaluation`.
+
+    Returns:
+        A state of the same model.
+
+    Raises:
+        TypeError: As `evaluate`.
+        ValueError: As `evaluate`, and if an end does not fit the model, `t` is not in [0, 1], `how`
+            is another word, or a layer to repair has no bias.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> a, b = (toroid.mlp(train.shape, classes=10, hidden=(16,)) for _ in "ab")
+        >>> ends = a.state_dict(), b.state_dict()
+        >>> middle = repair(toroid.Linear(*ends)(0.5), a, ends, 0.5, train)
+        >>> x, states = train.images.flatten(1), (*ends, middle)
+        >>> first, last, between = ((x @ s["1.weight"].T).std(0) for s in states)
+        >>> bool(torch.allclose(between, (first + last) / 2, rtol=1e-3))
+        True
+    """
+    check_choice("how", how, HOW)
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t}; the place between the ends is from 0 to 1")
+    for each in (state, *ends):
+        check_model(each, model)
+    evaluator = Evaluator(model, Evaluation.of(**evaluation), task)
+    batches = evaluator.batches(data)
+    if evaluator.norms:
+        return evaluator.refresh(state, batches)
+    first, last = (evaluator.moments(end, batches) for end in ends)
+    return evaluator.repair(state, (first, last), t, batches, how)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ._batches import Data
-from ._state import State, check_model
+from ._repair import HOW
+from ._state import State, check_choice, check_model
 from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path
 from .symmetry import Symmetry
@@ -86,8 +87,8 @@ Factor = float | tuple[float, float]
 def along(
     path: Path, model: nn.Module, data: Mapping[str, Data], *, task: Task = ...,
     points: int | Sequence[float] = ..., refresh: Data | Literal[False] | None = ...,
-    ends: Mapping[str, Ends] | None = ..., factor: Factor | None = ..., progress: bool = ...,
-    **how: Unpack[How],
+    repair: str | None = ..., ends: Mapping[str, Ends] | None = ..., factor: Factor | None = ...,
+    progress: bool = ..., **how: Unpack[How],
 ) -> dict[str, Curve]: ...  # fmt: skip
 
 
@@ -95,15 +96,17 @@ def along(
 def along(
     path: Path, model: nn.Module, data: Data, *, task: Task = ...,
     points: int | Sequence[float] = ..., refresh: Data | Literal[False] | None = ...,
-    ends: Ends | None = ..., factor: Factor | None = ..., progress: bool = ..., **how: Unpack[How],
+    repair: str | None = ..., ends: Ends | None = ..., factor: Factor | None = ...,
+    progress: bool = ..., **how: Unpack[How],
 ) -> Curve: ...  # fmt: skip
 
 
 def along(
     path: Path, model: nn.Module, data: Data | Mapping[str, Data], *,
     task: Task = classification, points: int | Sequence[float] = 25,
-    refresh: Data | Literal[False] | None = None, ends: Ends | Mapping[str, Ends] | None = None,
-    factor: Factor | None = None, progress: bool = False, **how: Unpack[How],
+    refresh: Data | Literal[False] | None = None, repair: str | None = None,
+    ends: Ends | Mapping[str, Ends] | None = None, factor: Factor | None = None,
+    progress: bool = False, **how: Unpack[How],
 ) -> Any:  # fmt: skip
     """Error and loss along a path.
 
@@ -116,6 +119,9 @@ def along(
         points: Number of places, evenly spaced with both ends, or the ascending places themselves.
         refresh: Data on which running statistics (BatchNorm's) are estimated again at every place;
             False keeps the path's own. Networks without such statistics do not need it.
+        repair: ``"repair"`` or ``"rescale"``, as in `toroid.repair`, on the data of `refresh`,
+            between the path's states at 0 and 1; with BatchNorm nothing but refreshing. The first
+            and the last place of a path without BatchNorm need no repair, and get none.
         ends: The scores at the first and the last place, for each data set, if they are known;
             paths that share their ends need not evaluate them again.
         factor: Times the outputs, as in `hessian`: normalised networks have outputs of an arbitrary
@@ -131,7 +137,9 @@ def along(
     Raises:
         TypeError: As `evaluate`.
         ValueError: As `evaluate`; if there are fewer than two places, they do not ascend, or `ends`
-            are not those of the data sets; if two places would see different batches.
+            are not those of the data sets; if `repair` is another word, comes without `refresh` or
+            with places outside of [0, 1], or a layer has no bias; if two places would see
+            different batches.
 
     Warns:
         UserWarning: If the network has running statistics and `refresh` is not given, and if the
@@ -160,12 +168,12 @@ def along(
     check_model(start, model)
     evaluator = Evaluator(model, Evaluation.of(**how), task)
     parts = {name: evaluator.batches(part) for name, part in several.items()}
-    fresh = _refreshing(evaluator, refresh)
+    fresh = _renewing(evaluator, refresh, repair, path, places)
     resized = factor is None and _outputs_resized(path, start)
     ends_factor = _pair(1.0 if factor is None else factor)
     scores: dict[str, list[Score]] = {name: [] for name in several}
     for t in tqdm(places if known is None else places[1:-1], disable=not progress, leave=False):
-        state = fresh(path(float(t)))
+        state = fresh(path(float(t)), float(t))
         for name, part in parts.items():
             first = resized and not scores[name]
             scale = ends_factor[0] ** (1 - t) * ends_factor[1] ** t
@@ -188,6 +196,26 @@ RESIZED = (
     "the error of this task depends on the size of the outputs, which normalising has changed: "
     'normalise with toroid.normalize(..., output="keep"), or pass factor='
 )
+
+
+def _renewing(
+    evaluator: Evaluator, refresh: Data | Literal[False] | None, how: str | None,
+    path: Path, places: np.ndarray,
+) -> Callable[[State, float], State]:  # fmt: skip
+    """From a state and its place to the one to evaluate: refreshed, or repaired."""
+    check_choice("repair", "repair" if how is None else how, HOW)
+    if how is None or (evaluator.norms and refresh is not None and refresh is not False):
+        fresh = _refreshing(evaluator, refresh)
+        return lambda state, _: fresh(state)
+    if refresh is None or refresh is False:
+        raise ValueError(f"repair={how!r} needs data: pass refresh=, usually the training data")
+    if places[0] < 0 or places[-1] > 1:
+        raise ValueError(f"repair={how!r} is for places from 0 to 1, points are {places.tolist()}")
+    batches = evaluator.batches(refresh)
+    first, last = (evaluator.moments(path(t), batches) for t in (0.0, 1.0))
+    return lambda state, t: (
+        evaluator.repair(state, (first, last), t, batches, how) if 0 < t < 1 else state
+    )
 
 
 def _refreshing(

@@ -117,10 +117,14 @@ def _weighted(states: Sequence[State], shares: Sequence[float]) -> dict[str, Ten
     """``a + Σ wᵢ (xᵢ - a)`` of the floating tensors: equal states have exactly that mean."""
     first = states[0]
     return {
-        k: v + sum(w * (s[k] - v) for w, s in zip(shares, states, strict=True))
+        k: v + _sum([s[k] - v for s in states], shares)
         for k, v in first.items()
         if v.is_floating_point()
     }
+
+
+def _sum(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    return torch.stack([w * x for w, x in zip(shares, tensors, strict=True)]).sum(0)
 
 
 def _karcher(
@@ -149,6 +153,6 @@ def _step(
 ) -> tuple[float, dict[str, Tensor]]:
     """The norm of the gradient on the spheres, and where it leads to."""
     logs = [torus.log(mean, state) for state in states]
-    tangent = {k: sum(w * log[k] for w, log in zip(shares, logs, strict=True)) for k in logs[0]}
+    tangent = {k: _sum([log[k] for log in logs], shares) for k in logs[0]}
     squares = [torus.vectors(tangent, s).double().square().sum() for s in torus.symmetry.scales]
-    return float(sum(squares)) ** 0.5, torus.exp(mean, tangent)
+    return math.sqrt(sum(map(float, squares))), torus.exp(mean, tangent)
