@@ -19,7 +19,8 @@ import click
 import joblib
 
 from ..minimizers import Store
-from . import notebooks, parameters, references, relations, sweeps
+from . import checkpoints, notebooks, parameters, references, relations, sweeps
+from .checkpoints import CheckpointError
 from .parameters import ParameterError
 
 
@@ -39,7 +40,7 @@ def _friendly() -> Iterator[None]:
     """What the user can mend is a message, not a traceback; an interrupt is a word."""
     try:
         yield
-    except (ParameterError, FileNotFoundError) as error:
+    except (ParameterError, FileNotFoundError, CheckpointError) as error:
         raise Refused(str(error)) from error
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
@@ -316,6 +317,74 @@ def book(force: bool) -> None:
     if done.returncode:
         raise SystemExit(done.returncode)
     click.echo(f"the book is at {(root / '_build' / 'html' / 'index.html').as_uri()}")
+
+
+_FILE = click.Path(path_type=Path)
+_MODEL = click.option(
+    "--model", required=True, metavar="PACKAGE.MODULE:FUNCTION", help="What makes the network."
+)
+_EXAMPLE = click.option(
+    "--example", required=True, metavar="SHAPE", help="Of its inputs, batch first: 1,3,32,32."
+)
+_METHOD = click.option(
+    "--method", type=click.Choice(["sequential", "coordinate"]), default="sequential",
+    help="How units are matched.", show_default=True,
+)  # fmt: skip
+_WRITTEN = click.option("-o", "--output", required=True, type=_FILE, help="A .safetensors file.")
+
+
+@main.command("align")
+@click.argument("first", metavar="A", type=_FILE)
+@click.argument("second", metavar="B", type=_FILE)
+@_MODEL
+@_EXAMPLE
+@_METHOD
+@_WRITTEN
+def align_(
+    first: Path, second: Path, model: str, example: str, method: str, output: Path
+) -> None:  # fmt: skip
+    """Permute the network of file B onto that of file A: the same function, comparable weights.
+
+    Files are safetensors, or what torch saved of weights alone.
+    """
+    with _friendly():
+        checkpoints.check_output(output, [first, second])
+        network, x = checkpoints.model_of(model), checkpoints.example_of(example)
+        a, b = (checkpoints.read(path, network) for path in (first, second))
+        state, moved = checkpoints.aligned(b, a, network, x, method)
+        checkpoints.write(output, state, [a, b], f"align, {method}: input 2 onto input 1")
+    click.echo(moved.to_string(index=False))
+    click.echo(f"aligned:  {output}")
+
+
+@main.command("merge")
+@click.argument("files", metavar="A B...", type=_FILE, nargs=-1, required=True)
+@_MODEL
+@_EXAMPLE
+@_METHOD
+@click.option(
+    "--on", type=click.Choice(["torus", "raw"]), default="torus", help="Where the mean is taken.",
+    show_default=True,
+)  # fmt: skip
+@_WRITTEN
+def merge_(
+    files: tuple[Path, ...], model: str, example: str, method: str, on: str, output: Path
+) -> None:
+    """Align the networks of some files to the first, and write their mean.
+
+    On the torus the outputs' size is arbitrary; raw keeps it. The statistics of a BatchNorm are to
+    be estimated again on training data: toroid.refresh.
+    """
+    with _friendly():
+        if len(files) < 2:
+            raise CheckpointError(f"merge takes two files or more, got {files[0]}")
+        checkpoints.check_output(output, files)
+        network, x = checkpoints.model_of(model), checkpoints.example_of(example)
+        given = [checkpoints.read(path, network) for path in files]
+        mean, moved = checkpoints.merged(given, network, x, method, on)
+        checkpoints.write(output, mean, given, f"merge on {on}, {method}")
+    click.echo(moved.to_string(index=False))
+    click.echo(f"merged:   {output} (gradient {mean.gradient_norm:.2g})")
 
 
 @main.group()
