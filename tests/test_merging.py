@@ -139,3 +139,31 @@ def test_wrong_use_is_told():
     opposite = {k: -v for k, v in a.items()}
     with pytest.raises(ValueError, match="opposite"):
         toroid.merge([a, opposite], symmetry)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), t=st.floats(0, 1))
+def test_the_geodesic_needs_no_correction_of_its_norms(seed, t):
+    """Its vectors are the corrected straight line's half way; only biases differ."""
+    _, _, symmetry, (a, b) = networks(seed=seed)
+    biases = {"1.bias", "3.bias"}
+    middle = toroid.geodesic(a, b, t, symmetry)
+    result = toroid.renorm(middle, (a, b), t, symmetry)
+    weights = middle.keys() - biases
+    assert gap({k: middle[k] for k in weights}, result) < 1e-13
+    half, straight = toroid.geodesic(a, b, 0.5, symmetry), toroid.Linear(a, b)(0.5)
+    corrected = toroid.renorm(straight, (a, b), 0.5, symmetry)
+    assert gap({k: half[k] for k in weights}, corrected) < 1e-13
+    shrunk = torch.cos(toroid.angles(a, b, symmetry)["1"] / 2)
+    assert torch.allclose(straight["1.weight"].norm(dim=1), shrunk)
+    assert torch.allclose(corrected["1.bias"], straight["1.bias"] / shrunk)
+
+
+def test_no_norm_is_corrected_at_the_ends():
+    model, _, symmetry, _ = networks()
+    a = model.state_dict()
+    b = {k: torch.randn_like(v) for k, v in a.items()}
+    for t, end in enumerate((a, b)):
+        assert gap(toroid.renorm(end, (a, b), t, symmetry), end) < 1e-15
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        toroid.renorm(a, (a, b), -0.1, symmetry)

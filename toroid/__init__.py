@@ -37,7 +37,7 @@ from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectr
 from .evaluation import Evaluation, Score, disagreement, evaluate, refresh, repair
 from .flatness import local_energy
 from .landscape import Curve, Plane, along, plane
-from .merging import Merged, merge
+from .merging import Merged, merge, renorm
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import (
     binary_cnn,
@@ -132,6 +132,7 @@ __all__ = [
     "permute",
     "plane",
     "refresh",
+    "renorm",
     "repair",
     "rescale",
     "resnet18",

@@ -14,7 +14,7 @@ from .symmetry import Symmetry
 from .symmetry._groups import widened
 from .torus import Torus
 
-__all__ = ["Merged", "merge"]
+__all__ = ["Merged", "merge", "renorm"]
 
 STEPS = 100  # of the fixed point; aligned networks need two to ten
 
@@ -156,3 +156,59 @@ def _step(
     tangent = {k: _sum([log[k] for log in logs], shares) for k in logs[0]}
     squares = [torus.vectors(tangent, s).double().square().sum() for s in torus.symmetry.scales]
     return math.sqrt(sum(map(float, squares))), torus.exp(mean, tangent)
+
+
+def renorm(state: State, ends: Sequence[State], t: float, symmetry: Symmetry) -> dict[str, Tensor]:
+    """What a path takes from the units' norms, given back without data.
+
+    On a straight line a unit's vector is shorter than at the ends, by the angle θ between them:
+    ``cos(θ/2)`` times half way, for equal norms. Here each vector is made as long as
+    ``(1 - t)|a| + t|b|``, and its bias is the straight line's times what the straight line's vector
+    would need for that. On a geodesic the vectors have that length already and stay: only biases
+    change. What reads the units stays, so this is no symmetry: the function changes.
+
+    Args:
+        state: State dict between the ends; it is not changed.
+        ends: The states at t = 0 and t = 1, of any norms.
+        t: Place of `state` between them, in [0, 1].
+        symmetry: From `find_symmetries`.
+
+    Returns:
+        A state; at the ends themselves nothing changes.
+
+    Raises:
+        ValueError: If the states do not fit or hold NaN, or `t` is not in [0, 1].
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> other = toroid.mlp((4,), classes=3, hidden=(5,))
+        >>> ends = [toroid.normalize(m.state_dict(), symmetry) for m in (model, other)]
+        >>> straight = renorm(toroid.Linear(*ends)(0.5), ends, 0.5, symmetry)
+        >>> bool(torch.allclose(straight["1.weight"].norm(dim=1), torch.ones(5)))
+        True
+    """
+    if not 0 <= t <= 1:
+        raise ValueError(f"t is {t}; the place between the ends is from 0 to 1")
+    a, b = ends
+    torus = Torus.at_edge(symmetry, "euclidean", state, a, b, normal=False)
+    result = dict(state)
+    for scale in symmetry.scales:
+        first, last, own = (torus.vectors(s, scale) for s in (a, b, state))  # (units, numbers)
+        goal = torch.lerp(first.norm(dim=1), last.norm(dim=1), t)
+        torus.write(result, scale, own * _over(goal, own)[:, None])
+        factor = _over(goal, torch.lerp(first, last, t))[:, None]
+        for axis in scale.axes:
+            if axis.role == "bias":
+                rows = [widened(axis.rows(s[axis.parameter])) for s in (a, b)]
+                tensor = result[axis.parameter]
+                bias = torch.lerp(rows[0], rows[1], t) * factor
+                result[axis.parameter] = axis.put(tensor, bias.to(tensor))
+    return result
+
+
+def _over(goal: Tensor, vectors: Tensor) -> Tensor:
+    """The factor that gives each vector its length; 1 for those that have none."""
+    norms = vectors.norm(dim=1)
+    return torch.where(norms > 0, goal / torch.where(norms > 0, norms, 1.0), 1.0)
