@@ -690,3 +690,34 @@ def _agree(axes: np.ndarray, part: pd.DataFrame, index: int, label: str) -> None
         axes[1].axhspan(-4, 4, color="0.93", zorder=0)
         axes[1].plot(seen["x"], off, mark, ms=3, color=color)
         axes[1].set_ylim(-5, 5)
+
+
+@_styled
+def repaired(curves: pd.DataFrame, deviations: pd.DataFrame) -> Figure:
+    """Error along paths, as they are and repaired; and how much units vary half way.
+
+    Args:
+        curves: Columns ``path, repair, pair, t, error``.
+        deviations: Columns ``path, pair, layer, ratio``.
+
+    Returns:
+        A figure with a panel for each path and one of deviations; lines are means over pairs, bands
+        their range.
+    """
+    names = list(curves["path"].unique())
+    figure, axes = plt.subplots(1, len(names) + 1, figsize=(2.4 * (len(names) + 1), 2.6))
+    for ax, name in zip(axes, names, strict=False):
+        ax.sharey(axes[0])
+        for index, (how, part) in enumerate(curves[curves["path"] == name].groupby("repair")):
+            table = part.pivot(index="pair", columns="t", values="error")
+            band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=str(how))
+        ax.set(title=name, xlabel="t")
+    axes[0].set_ylabel("error (%)")
+    for index, (name, part) in enumerate(deviations.groupby("path", sort=False)):
+        table = part.pivot(index="pair", columns="layer", values="ratio")
+        band(axes[-1], range(1, 1 + table.shape[1]), table.to_numpy(), index=index, label=str(name))
+    axes[-1].set(title="deviation half way\nover that of the ends", xlabel="layer")
+    axes[-1].set_xticks(range(1, 1 + deviations["layer"].nunique()))
+    axes[-1].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
