@@ -22,7 +22,8 @@ from ..symmetry import Symmetry
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
     "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "norms",
-    "planes", "planted", "replicas", "scaling", "show", "slide", "style", "symmetry_map",
+    "planes", "planted", "repaired", "replicas", "scaling", "show", "slide", "style",
+    "symmetry_map",
 ]  # fmt: skip
 
 P = ParamSpec("P")
