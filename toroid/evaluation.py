@@ -1,4 +1,4 @@
-"""What is computed of one state: a task's error and loss, running statistics estimated again."""
+"""What is computed of one state: a task's error and loss, its statistics renewed or repaired."""
 
 from __future__ import annotations
 
