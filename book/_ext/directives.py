@@ -6,10 +6,11 @@ import html
 import json
 import re
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from toroid.book import notebooks, parameters
+from toroid.book import claims, notebooks, parameters
 
 
 class _Table(Directive):
@@ -65,6 +66,34 @@ class Runs(_Table):
         return rows
 
 
+#: What an entry of the map comes to, where it is no claim.
+STATUS = {"same": "as the source has it", "ours": "our reading"}
+
+
+class PaperMap(_Table):
+    """``{paper-map}``: where each thing of the paper is here, from ``book/paper-map.yaml``."""
+
+    def rows(self) -> list[list[str]]:
+        text = (parameters.root() / "book" / "paper-map.yaml").read_text(encoding="utf-8")
+        rows = [["in the paper", "from the", "page", "function", "test", "status"]]
+        for entry in yaml.safe_load(text):
+            claim = claims.CLAIMS.get(entry["status"])
+            item = f"{entry['item']}: {claim.statement}" if claim else entry["item"]
+            status = plain(STATUS.get(entry["status"], ""))
+            if claim:
+                status = f"{{glue:text}}`{verdict(entry['status'])}:s`"
+            page, function = f"[](<{entry['page']}.ipynb>)", entry["function"]
+            linked = f"{{py:obj}}`{function} <{function}>`"
+            test = code(entry["test"])
+            rows.append([plain(item), plain(entry["source"]), page, linked, test, status])
+        return rows
+
+
+def verdict(name: str) -> str:
+    """Where the page of a claim glues its verdict."""
+    return f"{claims.CLAIMS[name].page}.ipynb::verdict_{name.lower()}"
+
+
 def keep_colons(
     app: object, what: str, name: str, thing: object, options: object, lines: list
 ) -> None:
@@ -84,6 +113,7 @@ def setup(app: object) -> dict[str, bool]:
     """Register the directives, and what acts on docstrings before napoleon does."""
     app.add_directive("parameters", Parameters)
     app.add_directive("runs", Runs)
+    app.add_directive("paper-map", PaperMap)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
