@@ -73,6 +73,11 @@ STATUS = {"same": "as the source has it", "ours": "our reading"}
 class PaperMap(_Table):
     """``{paper-map}``: where each thing of the paper is here, from ``book/paper-map.yaml``."""
 
+    def run(self) -> list[nodes.Node]:
+        (table,) = super().run()
+        table["classes"].append("cards")
+        return [table]
+
     def rows(self) -> list[list[str]]:
         text = (parameters.root() / "book" / "paper-map.yaml").read_text(encoding="utf-8")
         rows = [["in the paper", "from the", "page", "function", "test", "status"]]
