@@ -391,7 +391,7 @@ def test_what_is_given_is_checked_once(monkeypatch):
     calls = {
         "local_energy": (lambda: toroid.local_energy(a, model, data, sigma=[0.1, 0.2], symmetry=symmetry, draws=3), 1),
         "path": (lambda: [toroid.Geodesic(a, b, symmetry)(t) for t in (0.5,)], 2),
-        "plane": (lambda: toroid.plane([a, b, random_state(model, 5)], model, data, points=3, symmetry=symmetry), 3),
+        "plane": (lambda: toroid.plane([a, b, random_state(model, 5)], model, data, points=3, symmetry=symmetry, refresh=data), 3),
         "align": (lambda: toroid.align(b, to=a, symmetry=symmetry), 0),
     }  # fmt: skip
     for name, (call, states) in calls.items():
