@@ -70,7 +70,7 @@ def computed_weights(model: nn.Module) -> str:
             calls += [
                 "torch.nn.utils.parametrize.remove_parametrizations("
                 f"model.get_submodule({path!r}), {weight!r})"
-                for weight in module.parametrizations  # type: ignore[union-attr]
+                for weight in module.parametrizations
             ]
     if hasattr(model, "merge_and_unload"):
         calls.append("model.merge_and_unload()")

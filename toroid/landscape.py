@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -41,9 +42,9 @@ class Curve:
         note: What the loss is not, if that is so.
     """
 
-    t: np.ndarray
-    error: np.ndarray
-    loss: np.ndarray
+    t: NDArray[Any]
+    error: NDArray[Any]
+    loss: NDArray[Any]
     note: str = ""
 
     @property
@@ -73,7 +74,7 @@ class Curve:
         return pd.DataFrame({"t": self.t, "error": self.error, "loss": self.loss})
 
 
-def _barrier(t: np.ndarray, values: np.ndarray) -> float:
+def _barrier(t: NDArray[Any], values: NDArray[Any]) -> float:
     """The largest height above the chord between the first and the last point."""
     share = (t - t[0]) / (t[-1] - t[0])
     return float((values - (values[0] + share * (values[-1] - values[0]))).max())
@@ -200,7 +201,7 @@ RESIZED = (
 
 def _renewing(
     evaluator: Evaluator, refresh: Data | Literal[False] | None, how: str | None,
-    path: Path, places: np.ndarray,
+    path: Path, places: NDArray[Any],
 ) -> Callable[[State, float], State]:  # fmt: skip
     """From a state and its place to the one to evaluate: refreshed, or repaired."""
     check_choice("repair", "repair" if how is None else how, HOW)
@@ -254,7 +255,7 @@ def _pair(factor: Factor) -> tuple[float, float]:
     return float(first), float(second)
 
 
-def _places(points: int | Sequence[float]) -> np.ndarray:
+def _places(points: int | Sequence[float]) -> NDArray[Any]:
     count = isinstance(points, (int, np.integer))
     places = np.linspace(0, 1, int(points)) if count else np.asarray(points, float)  # type: ignore
     ascend = places.ndim == 1 and len(places) > 1 and (np.diff(places) > 0).all()  # no NaN does
@@ -277,11 +278,11 @@ class Plane:
         corners: Where the three states are, (3, 2).
     """
 
-    x: np.ndarray
-    y: np.ndarray
-    error: np.ndarray
-    loss: np.ndarray
-    corners: np.ndarray
+    x: NDArray[Any]
+    y: NDArray[Any]
+    error: NDArray[Any]
+    loss: NDArray[Any]
+    corners: NDArray[Any]
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -370,7 +371,7 @@ def _affine(states: Sequence[State], second: float, third: float) -> dict[str, T
     return {k: v.clamp_min(0) if k.endswith("running_var") else v for k, v in result.items()}
 
 
-def _coordinates(states: Sequence[State], names: Sequence[str]) -> np.ndarray:
+def _coordinates(states: Sequence[State], names: Sequence[str]) -> NDArray[Any]:
     """The states in their plane: the first at 0, the second on the x axis, the third above it."""
     a, b, c = (torch.cat([s[k].detach().double().flatten() for k in names]) for s in states)
     across, up = b - a, c - a

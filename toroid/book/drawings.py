@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._state import State
@@ -116,13 +118,13 @@ def torus(path: Tensor) -> Figure:
     return figure
 
 
-def _embedded(ring: np.ndarray, tube: np.ndarray, radius: float) -> list[np.ndarray]:
+def _embedded(ring: NDArray[Any], tube: NDArray[Any], radius: float) -> list[NDArray[Any]]:
     """Two angles as a point in space."""
     out = RING + radius * np.cos(tube)
     return [out * np.cos(ring), out * np.sin(ring), radius * np.sin(tube)]
 
 
-def _journey(ax: Axes, points: np.ndarray, color: str, line: str = "-", label: str = "") -> None:
+def _journey(ax: Axes, points: NDArray[Any], color: str, line: str = "-", label: str = "") -> None:
     """A line with a circle at its start and a square at its end."""
     ax.plot(*points.T, line, color=color, lw=2.5, label=label, zorder=5)
     for mark, end in zip("os", points[[0, -1]], strict=True):
@@ -164,7 +166,7 @@ def exchanged(before: State, after: State, permutation: Sequence[int]) -> Figure
     return figure
 
 
-def _centred(count: int) -> np.ndarray:
+def _centred(count: int) -> NDArray[Any]:
     return (count - 1) / 2 - np.arange(count)
 
 

@@ -264,10 +264,7 @@ def outside(model: nn.Module, symmetry: Symmetry, example: Tensor) -> dict[str, 
         covered.setdefault(axis.parameter, set()).update(axis.positions.flatten().tolist())
     called: set[str] = set()
     layers = {k: m for k, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))}
-    hooks = [
-        m.register_forward_pre_hook(lambda *_, k=k: called.add(k))  # type: ignore[misc]
-        for k, m in layers.items()
-    ]
+    hooks = [m.register_forward_pre_hook(lambda *_, k=k: called.add(k)) for k, m in layers.items()]
     with torch.no_grad():
         model.eval()(example)
     for hook in hooks:

@@ -11,9 +11,11 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from .._state import State
 from ..landscape import Plane
@@ -46,7 +48,7 @@ SHORT = {
 }  # fmt: skip
 
 
-def style() -> AbstractContextManager:
+def style() -> AbstractContextManager[None]:
     """Matplotlib settings of every figure; those of this module have them.
 
     White behind the axes in light and dark pages, sizes in points that stay legible at page width.
@@ -56,7 +58,7 @@ def style() -> AbstractContextManager:
             "figure.dpi": 110, "figure.facecolor": "white", "axes.facecolor": "white",
             "font.size": 10,
             "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-            "axes.prop_cycle": plt.cycler(color=COLORS), "figure.constrained_layout.use": True,
+            "axes.prop_cycle": rcsetup.cycler(color=COLORS), "figure.constrained_layout.use": True,
         }
     )  # fmt: skip
 
@@ -81,7 +83,7 @@ def show(figure: Figure) -> None:
     plt.show()  # and closes it, so that it is not shown again as the cell's value
 
 
-def band(ax: Axes, x: Sequence[float], runs: np.ndarray, *, index: int | str, label: str) -> None:
+def band(ax: Axes, x: Sequence[float], runs: NDArray[Any], *, index: int | str, label: str) -> None:
     """A mean line with the range from the least to the greatest run around it.
 
     Args:
@@ -277,7 +279,7 @@ def _is(curves: pd.DataFrame, path: tuple[str, str]) -> pd.Series:
     return (curves["weights"] == path[0]) & (curves["path"] == path[1])
 
 
-def _guessing(axes: np.ndarray, chance: float | None) -> None:
+def _guessing(axes: NDArray[Any], chance: float | None) -> None:
     """The error of guessing in panels that share their axis: a line, or a word if it is far up."""
     if chance is None:
         return
@@ -470,7 +472,7 @@ def layers(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def scaling(matrix: pd.DataFrame) -> tuple[np.ndarray, float]:
+def scaling(matrix: pd.DataFrame) -> tuple[NDArray[Any], float]:
     """Classical multidimensional scaling into the plane (Torgerson 1952).
 
     Args:
@@ -676,7 +678,7 @@ def agreement(
     return figure
 
 
-def _agree(axes: np.ndarray, part: pd.DataFrame, index: int, label: str) -> None:
+def _agree(axes: NDArray[Any], part: pd.DataFrame, index: int, label: str) -> None:
     """One series: above the line and the marks, below their distance."""
     color, mark = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
     line, seen = part.dropna(subset="exact"), part.dropna(subset="measured")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -106,7 +107,8 @@ def _place(group: Group) -> tuple[int, int, bool]:
     return first.order, min(map(min, first.axes[0].index)), not group.whole
 
 
-Places = tuple[tuple, ...]  # of a unit: (0, slot, what is frozen, how often) or (1, use)
+Place = tuple[Any, ...]
+Places = tuple[Place, ...]  # of a unit: (0, slot, what is frozen, how often) or (1, use)
 Units = list[list[int]]  # of a group: for each unit the components that move together
 
 
@@ -151,7 +153,7 @@ def _sets(
     merged: dict[frozenset[int], list[int]] = defaultdict(list)
     for whole, inside in parts.items():
         merged[inside].append(whole)
-    kinds: dict[tuple, list[list[int]]] = defaultdict(list)
+    kinds: dict[Place, list[list[int]]] = defaultdict(list)
     for inside, wholes in merged.items():
         everything = [*wholes, *inside]
         # a set with a fixed part cannot move; sets inside sets are left as they are
@@ -174,7 +176,7 @@ def _sets(
 def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
     """For every unit that can move, where it occurs: slots (how often, what is frozen), uses."""
     unit, scale, sign = builder.unit, builder.scale, builder.sign
-    found: dict[int, list[tuple]] = defaultdict(list)
+    found: dict[int, list[Place]] = defaultdict(list)
     for number, slot in enumerate(builder.slots):
         ids = slot.ids
         # units whose factor or sign is fixed are not alike with those where it is free
@@ -211,7 +213,7 @@ class _Builder:
                 self.first.setdefault(component, (number, position))
 
     def group(
-        self, members: Units, places: Sequence[tuple], whole: bool = False
+        self, members: Units, places: Sequence[Place], whole: bool = False
     ) -> tuple[Group, Units]:
         """The group of these units, and the units in its order: as their weights stand."""
         numbers = sorted({place[1] for place in places if place[0] == 0})
@@ -222,7 +224,7 @@ class _Builder:
             ]
         # Slots go together if one factor for each unit acts on them: a BatchNorm's input and its
         # affine pair hold the same units with other factors.
-        by_scale: dict[bytes, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        by_scale: dict[bytes, list[tuple[int, NDArray[Any]]]] = defaultdict(list)
         members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
         for number in numbers:
             ids = self.slots[number].ids
@@ -236,7 +238,7 @@ class _Builder:
         flip = None if whole else self._flip([p for places in by_scale.values() for p in places])
         return Group(scales[0].name, tuple(scales), flip), members
 
-    def _flip(self, places: list[tuple[int, np.ndarray]]) -> Scale | None:
+    def _flip(self, places: list[tuple[int, NDArray[Any]]]) -> Scale | None:
         """The axes of one sign for each unit, if it is free and no other unit has a part in it."""
         free = [(n, p) for n, p in places if not self.sign.frozen[self.slots[n].ids[p]].any()]
         if not any(self.slots[n].role == "out" for n, _ in free):
@@ -250,7 +252,7 @@ class _Builder:
         axes = tuple(self.axis(self.slots[n], p.tolist(), order) for n, p in free)
         return Scale(axes[0].module, axes, "", order) if apart else None
 
-    def _scale(self, places: list[tuple[int, np.ndarray]]) -> Scale:
+    def _scale(self, places: list[tuple[int, NDArray[Any]]]) -> Scale:
         """The axes of one factor, and what fixes it if something does."""
         first, positions = places[0]
         factors = np.unique(self.scale.of[self.slots[first].ids][positions])
@@ -329,7 +331,7 @@ def _with_parts(groups: Sequence[Group], members: Sequence[Units]) -> tuple[Grou
     return tuple(replace(g, parts=parts(g, units)) if g.whole else g for g, units in pairs)
 
 
-def _positions(components: np.ndarray, members: Units) -> np.ndarray:
+def _positions(components: NDArray[Any], members: Units) -> NDArray[Any]:
     """The positions of each unit along a slot: of each of its components in turn, ascending."""
     where: dict[int, list[int]] = defaultdict(list)
     for position, component in enumerate(components.tolist()):

@@ -291,7 +291,7 @@ def _finish(result: Trace, outputs: Iterable[Label]) -> None:
                 result.slots[name, slot.dim, slot.span, slot.role] = copy
 
 
-def _find(kind: type, tree: Any) -> list:
+def _find(kind: type, tree: Any) -> list[Any]:
     """Every label or weight in nested lists, tuples and dicts."""
     if isinstance(tree, kind):
         return [tree]

@@ -65,10 +65,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._network import UnsupportedError
@@ -222,7 +222,7 @@ class Slot:
     dim: int
     span: int
     role: str
-    ids: np.ndarray
+    ids: NDArray[Any]
     eps: float = 0.0
 
 

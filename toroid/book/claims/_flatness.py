@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -64,7 +64,7 @@ class Flatness(NamedTuple):
         return self.tau.positive and self.without.positive
 
 
-def _names(table: pd.DataFrame) -> list[tuple]:
+def _names(table: pd.DataFrame) -> list[tuple[Any, ...]]:
     """Setting and seed of each row."""
     return list(table[[c for c in SETTING if c in table]].itertuples(index=False, name=None))
 

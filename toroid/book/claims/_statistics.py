@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import factorial, isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 DRAWS, SEED = 2000, 0
 
@@ -58,7 +59,7 @@ class Sample:
     """
 
     value: float
-    draws: np.ndarray
+    draws: NDArray[Any]
 
     def __sub__(self, other: Sample) -> Sample:
         return Sample(self.value - other.value, self.draws - other.draws)
@@ -88,7 +89,7 @@ class Sample:
         return Estimate(self.value, float(low), float(high))
 
 
-def _ratio(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _ratio(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((x == 0) & (y == 0), 1.0, x / y)
 
@@ -149,7 +150,7 @@ def networks_in(pairs: pd.DataFrame) -> int:
 
 
 def correlation(
-    x: pd.Series, y: pd.Series, settings: Iterable | None = None, *, draws: int = DRAWS
+    x: pd.Series, y: pd.Series, settings: Iterable[Any] | None = None, *, draws: int = DRAWS
 ) -> dict[str, Estimate]:
     """Rank correlations, with percentile bootstrap intervals over settings.
 
@@ -182,14 +183,14 @@ def correlation(
     return {name: Sample(float(v[0]), v[1:]).estimate for name, v in found.items()}
 
 
-def _kendall(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _kendall(x: NDArray[Any], y: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
     """τ-b of each row of counts (draws, networks): how often each network is there."""
     a, b = (np.sign(v[:, None] - v) for v in (x, y))  # (networks, networks)
     both, first, second = ((counts @ m * counts).sum(1) for m in (a * b, a * a, b * b))
     return _over(both, np.sqrt(first * second))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _spearman(x: NDArray[Any], y: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
     """ρ of each row of counts: Pearson's of the middle ranks, each as often as it is there."""
     ranks = [counts @ ((v[:, None] < v) + 0.5 * (v[:, None] == v)) for v in (x, y)]
     total = counts.sum(1, keepdims=True)
@@ -198,7 +199,7 @@ def _spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return _over(both, np.sqrt(first * second))
 
 
-def _over(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _over(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """Not a number where a draw has equal values only."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(y > 0, x / y, np.nan)
@@ -264,7 +265,7 @@ class Settings:
     wide: pd.DataFrame
 
     @cached_property
-    def counts(self) -> np.ndarray:
+    def counts(self) -> NDArray[Any]:
         """How often each row is drawn (draws, rows)."""
         number = len(self.wide)
         generator = np.random.default_rng(SEED)
