@@ -62,7 +62,7 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
-        "temperatures.csv", "ways.csv",
+        "scale.csv", "temperatures.csv",
     ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text().splitlines()))
     assert len(rows) == 1 * 6 * 2 * 3  # pairs, treatments, parts of the data, points
@@ -114,7 +114,7 @@ def test_a_run_lists_what_it_has_written_where_it_has(clone, monkeypatch):
 
 def test_a_run_that_fails_says_why_and_where(clone):
     page = clone / "book" / "bend.ipynb"
-    page.write_text(page.read_text().replace('parameters.check(globals(), \\"bend\\")', "1 / 0"))
+    page.write_text(page.read_text().replace('pages.Page(globals(), \\"bend\\")', "1 / 0"))
     result = invoke("run", "bend", "-o", "mine")
     assert result.exit_code == 1
     assert "Error: ZeroDivisionError: division by zero" in result.output

@@ -196,7 +196,9 @@ def test_what_a_run_has_finished_is_found_again_by_the_same_run_only(tmp_path):
     assert len(calls) == 1
     parts(tmp_path, points=7).table("one", compute)
     assert len(calls) == 2
-    parts(tmp_path).remove()
+    ended = parts(tmp_path)
+    ended.table("one", compute)
+    ended.remove()
     parts(tmp_path, points=7).table("one", compute)
     assert len(calls) == 2
     parts(tmp_path).table("one", compute)

@@ -60,7 +60,7 @@ class Branch(nn.Module):
 
 
 def scripted():
-    return torch.jit.trace(copy.deepcopy(MODEL), X)
+    return torch.jit.script(copy.deepcopy(MODEL))
 
 
 MODELS = {
@@ -84,7 +84,7 @@ def test_what_is_no_model(what):
 
 
 OTHERS = {
-    "control flow": (lambda: toroid.find_symmetries(Branch(), X), "depends on the numbers"),
+    "control flow": (lambda: toroid.find_symmetries(Branch(), X), "depends on numbers"),
     "an example that does not fit": (
         lambda: toroid.find_symmetries(MODEL, X[:, :3]), "does not run on the example",
     ),

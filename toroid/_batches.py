@@ -130,7 +130,9 @@ class Shuffled:
 
 def beside(x: Any, device: torch.device) -> Any:
     """A target where the outputs are."""
-    return x.to(device, non_blocking=device.type == "cuda") if isinstance(x, Tensor) else x
+    if not isinstance(x, Tensor) or x.device == device:
+        return x
+    return x.to(device, non_blocking=device.type == "cuda")
 
 
 def _count(targets: Any, inputs: Any) -> int:

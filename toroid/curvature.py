@@ -234,7 +234,7 @@ def hessian(
         >>> train, _ = toroid.data.load("digits")
         >>> model = toroid.mlp(train.shape, classes=10, hidden=(8,))
         >>> found = hessian(model.state_dict(), model, train.take(100), largest=2)
-        >>> found.eigenvalue == found.largest[0] > found.largest[1] > 0
+        >>> bool(found.eigenvalue == found.largest[0] > found.largest[1] > 0)
         True
         >>> list(found.traces["parameter"])
         ['1.weight', '1.bias', '3.weight', '3.bias']

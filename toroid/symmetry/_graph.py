@@ -37,11 +37,6 @@ LARGE, SIDE = 160_000, 64  # inputs of so many numbers are cut, to sides of SIDE
 
 def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedProgram:
     """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedError(
-            "a scripted or traced model has no graph that can be read; pass the module that it was "
-            "made from"
-        )
     inputs = example if isinstance(example, tuple) else (example,)
     for x in tree_leaves(inputs):
         if isinstance(x, np.ndarray):

@@ -159,7 +159,7 @@ def _spawn(generator: torch.Generator) -> torch.Generator:
 
 
 def fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy with freshly drawn weights."""
-    other = copy.deepcopy(model)
+    """A copy with freshly drawn weights, on the CPU: the same ones whatever the device."""
+    other = copy.deepcopy(model).cpu()
     redraw(other, _spawn(generator))
     return other
