@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: book test quick-test lint strict links lock clean
+.PHONY: book test quick-test lint coverage strict links lock clean
 
 book: .venv/installed
 	$(BIN)/toroid book
 
 test: .venv/installed
-	$(PYTEST) tests toroid --cov --cov-report=term --durations=10
+	$(PYTEST) tests toroid --durations=10
 	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env
 
 quick-test: .venv/installed
@@ -17,6 +17,10 @@ quick-test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy && $(BIN)/codespell
+
+# The tests once more, with the share of lines and branches that they run; weekly.
+coverage: .venv/installed
+	$(PYTEST) tests toroid --cov --cov-report=term
 
 # Every output of every page as it is stored, but for times and what goes to stderr; weekly.
 strict: .venv/installed

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -45,35 +46,41 @@ def stamp(name: str) -> str:
     cells = [source(cell) for cell in read(name)["cells"] if cell["cell_type"] == "code"]
     for cell in cells:
         digest.update(cell.encode() + b"\0")
-    for module, tree in _reached(cells).items():
-        digest.update(f"{module}\0{_shape(tree)}\0".encode())
+    for module, text in _reached(cells).items():
+        digest.update(f"{module}\0{_code(text)}\0".encode())
     runs = "*" if name == "claims" else f"{name}.*"
     for path in sorted((root() / "book" / "reference").glob(f"{runs}/*.*")):
         digest.update(path.relative_to(root()).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def _reached(cells: Iterable[str]) -> dict[str, ast.Module]:
-    """The modules of the package that a page imports, and those that they import, by name."""
+@cache  # pages have most modules in common
+def _code(text: str) -> str:
+    return _shape(ast.parse(text))
+
+
+def _reached(cells: Iterable[str]) -> dict[str, str]:
+    """The modules of the package that a page imports, and those that they import: their texts."""
     package = Path(__file__).resolve().parents[1]
-    found: dict[str, ast.Module] = {}
-    ahead = [module for cell in cells for module in _imported(ast.parse(cell), "")]
+    found: dict[str, str] = {}
+    ahead = [module for cell in cells for module in _imported(cell, "")]
     while ahead:
         module = ahead.pop()
         path = package.parent.joinpath(*module.split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if module in found or module.split(".")[0] != package.name or not file.is_file():
             continue
-        found[module] = ast.parse(file.read_text(encoding="utf-8"))
+        found[module] = file.read_text(encoding="utf-8")
         inside = module if file.name == "__init__.py" else module.rpartition(".")[0]
         ahead += _imported(found[module], inside)
     return dict(sorted(found.items()))
 
 
-def _imported(tree: ast.Module, package: str) -> list[str]:
+@cache
+def _imported(text: str, package: str) -> list[str]:
     """The modules that a module of `package` may import: each name could be one."""
     found = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
