@@ -389,7 +389,9 @@ def repair(
     Jordan et al. (2023), layer by layer from the input: each unit's mean and deviation over the
     data, before the activation, are set to ``(1 - t)`` times those at the first end plus ``t``
     times those at the second, and folded into weights and biases. The layer that runs last is left
-    as it is. Where a network has BatchNorm this is `refresh`. At an end itself nothing changes.
+    as it is. Where a network has BatchNorm this is `refresh`. At an end itself nothing changes. A
+    layer that is called several times in a pass is moved by the moments of all its calls together,
+    which repairs it approximately.
 
     It takes one pass over the data for each end and one, up to that layer, for each layer.
 
