@@ -168,7 +168,7 @@ def test_bad_input_says_what_is_wrong(minimizers):
         bend(a, b, model, data, generator=generator(), symmetry=symmetry, epochs=1)
     with pytest.raises(ValueError, match="epochs is -1"):
         bend(a, b, model, data, generator=generator(), epochs=-1)
-    with pytest.raises(ValueError, match="only one of the two states has"):
+    with pytest.raises(ValueError, match="the state lacks"):
         bend({}, b, model, data, generator=generator(), epochs=1)
 
 

@@ -220,7 +220,7 @@ def test_images_whose_outputs_are_not_finite_are_wrong(digits):
 def test_bad_input_says_what_is_wrong(digits):
     model = toroid.mlp(digits.shape, hidden=(8,))
     state = model.state_dict()
-    with pytest.raises(ValueError, match=r"only one of the two states has 3\.bias"):
+    with pytest.raises(ValueError, match=r"the state lacks 3\.bias of the model"):
         toroid.evaluate({k: v for k, v in state.items() if k != "3.bias"}, model, digits)
     with pytest.raises(ValueError, match=r"'1\.bias' has shape \(8,\) in one state and \(7,\)"):
         toroid.evaluate({**state, "1.bias": torch.zeros(7)}, model, digits)
@@ -293,7 +293,9 @@ def test_variances_beyond_the_states_of_a_plane_are_not_negative(digits):
 def test_a_plane_needs_three_states_apart(digits):
     model = toroid.mlp(digits.shape, hidden=(8,))
     state, other = model.state_dict(), toroid.mlp(digits.shape, hidden=(8,)).state_dict()
-    with pytest.raises(ValueError, match="takes three states, got 2"):
+    with pytest.raises(
+        ValueError, match="takes three states, or one state dict to go around; got 2"
+    ):
         toroid.plane([state, other], model, digits)
     with pytest.raises(ValueError, match="lie on one line"):
         toroid.plane([state, other, toroid.Linear(state, other)(0.3)], model, digits)

@@ -620,3 +620,100 @@ def test_outputs_and_targets_that_do_not_fit_the_task():
         toroid.evaluate(model.state_dict(), model, [([1.0], [1])])
     with pytest.raises(TypeError, match=r"no argument n_points; .*batch_size, precision"):
         toroid.evaluate(model.state_dict(), model, [(x, t)], n_points=5)
+
+
+# --- tied weights ---------------------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the head's."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.body = nn.Embedding(9, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 9, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(self.words(x))))
+
+
+@pytest.fixture
+def tied():
+    model, words = Tied(), torch.randint(9, (40,))
+    return model, [(words, words.roll(1))]
+
+
+TRAININGS = {
+    "sgd": {}, "swa": {}, "sam": {}, "entropy_sgd": {"inner": 2}, "replicated_sgd": {"gmax": 10},
+    "adversarial": {"confusion_epochs": 1},
+}  # fmt: skip
+
+
+def test_a_tied_network_is_evaluated_as_it_runs(tied):
+    model, data = tied
+    (x, y) = data[0]
+    with torch.no_grad():
+        loss = number(F.cross_entropy(model(x), y))
+    for state in (model.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}):
+        assert toroid.evaluate(state, model, data).loss == pytest.approx(loss)
+    assert toroid.local_energy(model.state_dict(), model, data, sigma=0.5)["energy"].notna().all()
+    curve = toroid.along(toroid.Linear(state, state), model, data, points=3)
+    assert curve.loss == pytest.approx([loss] * 3)
+    state["head.weight"] = state["head.weight"] + 1
+    with pytest.raises(ValueError, match=r"'head\.weight' and 'words\.weight' are one tensor"):
+        toroid.evaluate(state, model, data)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_tied_network_stays_tied_in_training(tied, name):
+    model, data = tied
+    train = getattr(toroid.training, name)
+    options = {"epochs": 2, "lr": 0.05, "generator": torch.Generator().manual_seed(0)}
+    state = train(model, data * 3, **options, **TRAININGS[name]).state
+    assert torch.equal(state["words.weight"], state["head.weight"])
+    assert not torch.equal(state["words.weight"], model.words.weight)
+    assert np.isfinite(toroid.evaluate(state, model, data).loss)
+
+
+def test_the_curvature_of_a_tied_network_is_that_of_the_one_tensor(tied):
+    model, data = tied
+    model = model.double()
+    found = toroid.hessian(model.state_dict(), model, data, draws=400, largest=1)
+    parameters = dict(model.named_parameters())
+    flat = torch.cat([p.detach().flatten() for p in parameters.values()])
+
+    def loss(flat):
+        parts = flat.split([p.numel() for p in parameters.values()])
+        state = {k: v.view_as(p) for (k, p), v in zip(parameters.items(), parts, strict=True)}
+        return F.cross_entropy(torch.func.functional_call(model, state, data[0][0]), data[0][1])
+
+    matrix = torch.autograd.functional.hessian(loss, flat)
+    values = torch.linalg.eigvalsh(matrix)
+    assert found.eigenvalue == pytest.approx(number(values[-1]), rel=1e-3)
+    assert abs(found.trace - number(values.sum())) < 5 * found.trace_error + 1e-9
+
+
+def test_a_chain_of_tied_networks(tied):
+    model, data = tied
+    options = {"epochs": 1, "lr": 0.1, "generator": torch.Generator().manual_seed(0)}
+    a, b = (toroid.training.sgd(model, data * 3, **options).state for _ in range(2))
+    corner = toroid.bend(a, b, model, data, **options).path(0.5)
+    assert torch.equal(corner["words.weight"], corner["head.weight"])
+
+
+def test_a_tied_layer_is_not_repaired(tied):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+    model, (x, y) = Twice(), images()
+    state = model.state_dict()
+    data = toroid.data.Dataset(x, y, 3)
+    with pytest.raises(ValueError, match=r"'a\.weight' is tied to 'b\.weight'"):
+        toroid.repair(state, model, (state, state), 0.5, data)

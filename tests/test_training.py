@@ -355,7 +355,8 @@ def test_an_adversarial_start_generalises_worse():
 
 
 def test_the_confusion_set_has_holes_and_labels_that_mean_nothing(digits):
-    confusion = _confusion._confusion(digits, 3, 0.25, generator())
+    few = training.Adversarial(epochs=1, repeats=3, zeroed=0.25)
+    confusion = _confusion._random_labels(digits, few, generator())
     assert len(confusion) == 3 * len(digits)
     changed = confusion.images != digits.images.repeat_interleave(3, 0)
     assert (confusion.images[changed] == 0).all()
@@ -620,9 +621,8 @@ def test_settings_and_keywords_are_the_same(algorithm):
     hints = signature.parameters["settings"].annotation
     keywords = getattr(inspect.getmodule(call), hints.removeprefix("Unpack[").removesuffix("]"))
     assert declared(keywords) == declared(settings)
-    task = [] if algorithm == "adversarial" else ["task"]  # random labels are those of a Dataset
     assert [*signature.parameters] == [
-        "model", "train", "generator", *task, "progress", "checkpoint", "settings",
+        "model", "train", "generator", "task", "progress", "checkpoint", "settings",
     ]  # fmt: skip
     assert settings.algorithm == algorithm
 

@@ -87,25 +87,25 @@ def test_the_order_is_the_generators_and_the_loaders_own_is_left_alone(numbers):
 def test_it_goes_on_from_a_checkpoint(numbers, tmp_path):
     data = TensorDataset(*numbers)
     checkpoint = toroid.training.Checkpoint(tmp_path / "run.safetensors")
-    options = {"lr": 0.01, "batch_size": 16, "task": toroid.tasks.regression}
-    model = nn.Linear(5, 1)
-    whole = sgd(model, data, epochs=4, schedule="constant", generator=generator(), **options)
     calls = {"done": 0}
+    model = nn.Linear(5, 1)
 
     class Cut(Exception):
         pass
 
     def loss(outputs, targets):
         calls["done"] += 1
-        if calls["done"] == 11:
+        if calls["done"] == 11 + 16:  # the run that is not cut takes 16 steps
             raise Cut
         return toroid.tasks.regression.loss(outputs, targets)
 
-    cut = options | {"task": toroid.tasks.regression(loss=loss)}
+    task = toroid.tasks.regression(loss=loss)
+    options = {"lr": 0.01, "batch_size": 16, "task": task}
+    whole = sgd(model, data, epochs=4, schedule="constant", generator=generator(), **options)
     with pytest.raises(Cut):
         sgd(
             model, data, epochs=4, schedule="constant", generator=generator(),
-            checkpoint=checkpoint, **cut,
+            checkpoint=checkpoint, **options,
         )  # fmt: skip
     rest = sgd(
         model, data, epochs=4, schedule="constant", generator=generator(5),
@@ -148,10 +148,49 @@ def test_what_only_a_dataset_can_offer_is_refused(numbers):
         sgd(
             model, data, task=toroid.tasks.regression, epochs=1, augment=True, generator=generator()
         )
-    with pytest.raises(ValueError, match=r"toroid\.data\.Dataset"):
-        toroid.training.adversarial(model, data, epochs=1, generator=generator())
+    two = [(torch.zeros(4, 5), torch.zeros(4, n)) for n in (1, 2)]
+    with pytest.raises(ValueError, match="targets of the batches have different shapes"):
+        toroid.training.adversarial(
+            model, two, task=toroid.tasks.regression, epochs=1, generator=generator()
+        )
     with pytest.raises(ValueError, match="walked once only"):
         sgd(model, iter(data), epochs=1, generator=generator())
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_an_adversarial_start_of_any_task_learns_others_targets(resident):
+    """What it learns first is nothing, of which the true targets know nothing."""
+    x = torch.randn(40, 6, generator=generator())
+    y = (x[:, :1] > 0).float()
+    model = toroid.mlp((6,), classes=1, hidden=(64,))
+    data = [(x[:25], y[:25]), (x[25:], y[25:])]
+    if resident:
+        model, data = toroid.mlp((6,), classes=2, hidden=(64,)), [
+            (part, targets[:, 0].long()) for part, targets in data
+        ]  # fmt: skip
+    task = toroid.tasks.classification if resident else toroid.tasks.binary
+    trained = toroid.training.adversarial(
+        model, data, task=task, generator=generator(), epochs=40, lr=0.05, confusion_epochs=300,
+        confusion_lr=0.5,
+    )  # fmt: skip
+    first = trained.history.query("labels == 'random'")
+    assert first["error"].iloc[-1] < 0.1  # memorised, holes and all
+    assert toroid.evaluate(trained.state, model, data, task=task).error <= 0.1
+    gone = toroid.training.adversarial(
+        model, data, task=task, generator=generator(), epochs=0, confusion_epochs=300,
+        confusion_lr=0.5,
+    )  # fmt: skip
+    assert toroid.evaluate(gone.state, model, data, task=task).error > 0.2
+
+
+def test_a_checkpoint_is_of_one_task(tmp_path, numbers):
+    checkpoint = toroid.training.Checkpoint(tmp_path / "run.safetensors")
+    options = {"generator": generator(), "checkpoint": checkpoint, "epochs": 1}
+    x, y = numbers
+    model, data = nn.Linear(5, 1), [(x, (y > 0).float())]
+    sgd(model, data, task=toroid.tasks.binary, **options)
+    with pytest.raises(ValueError, match=r"another run: .*task\.loss .*binary.*now .*squares"):
+        sgd(model, data, task=toroid.tasks.regression, **options)
 
 
 def test_activations_are_matched_on_batches(numbers):

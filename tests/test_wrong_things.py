@@ -119,3 +119,38 @@ def test_other_slips(what):
 def test_an_unknown_keyword_is_named():
     with pytest.raises(TypeError, match="n_points"):
         toroid.along(toroid.Linear(A, B), MODEL, DATA, n_points=5)
+
+
+GENERATOR = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda data: toroid.evaluate(A, MODEL, data),
+        lambda data: toroid.along(toroid.Linear(A, B), MODEL, data, points=3),
+        lambda data: toroid.hessian(A, MODEL, data),
+        lambda data: toroid.training.sgd(MODEL, data, epochs=1, generator=GENERATOR),
+        lambda data: toroid.find_symmetries(MODEL, data.images),
+    ],
+)
+@pytest.mark.parametrize("images", [(10 * X).long(), torch.randn(20, 7)])
+def test_images_that_the_network_does_not_take(images, call):
+    shape = str(tuple(images.shape[1:])).strip("()").rstrip(",")
+    told = rf"the model does not run on (what it is given, .*{shape}|the example)"
+    with pytest.raises(ValueError, match=told):
+        call(toroid.data.Dataset(images, Y, 3))
+
+
+@pytest.mark.parametrize("train", ["sgd", "adversarial", "replicated_sgd"])
+def test_outputs_that_are_no_classes(train):
+    call, data = getattr(toroid.training, train), toroid.data.Dataset(torch.randn(20, 4, 5), Y, 3)
+    with pytest.raises(ValueError, match=r"the outputs are \(20, 4, 3\)"):
+        call(MODEL, data, epochs=1, generator=GENERATOR)
+
+
+def test_a_state_with_too_much_or_too_little():
+    with pytest.raises(ValueError, match=r"has total_ops, which the model has not; .*leave them"):
+        toroid.evaluate({**A, "total_ops": torch.zeros(1)}, MODEL, DATA)
+    with pytest.raises(ValueError, match=r"lacks 2\.bias of the model"):
+        toroid.evaluate({k: v for k, v in A.items() if k != "2.bias"}, MODEL, DATA)

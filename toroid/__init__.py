@@ -18,6 +18,7 @@ from . import (
     binary,
     curvature,
     data,
+    directions,
     evaluation,
     flatness,
     landscape,
@@ -34,9 +35,10 @@ from . import (
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
 from .curvature import Hessian, Spectrum, fisher_rao, hessian, sharpness, spectrum
+from .directions import direction
 from .evaluation import Evaluation, Score, disagreement, evaluate, refresh, repair
 from .flatness import local_energy
-from .landscape import Curve, Plane, along, plane
+from .landscape import Curve, Plane, along, line, plane
 from .merging import Merged, merge, renorm
 from .minimizers import Minimizer, Store, Stored, train_all
 from .models import (
@@ -49,7 +51,7 @@ from .models import (
     vgg16,
     vgg16_bn,
 )
-from .paths import Geodesic, Hamming, Joined, Linear, Polygon
+from .paths import Geodesic, Hamming, Joined, Linear, Polygon, Ray
 from .symmetry import (
     Axis,
     Group,
@@ -84,6 +86,7 @@ __all__ = [
     "Minimizer",
     "Plane",
     "Polygon",
+    "Ray",
     "Report",
     "Scale",
     "Score",
@@ -106,6 +109,8 @@ __all__ = [
     "binary_mlp",
     "curvature",
     "data",
+    "direction",
+    "directions",
     "disagreement",
     "distance",
     "evaluate",
@@ -119,6 +124,7 @@ __all__ = [
     "hessian",
     "landscape",
     "lenet",
+    "line",
     "local_energy",
     "log",
     "match",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -31,11 +32,23 @@ def cast(x: Any, like: Tensor) -> Any:
     return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
 
 
-def first_names(model: nn.Module) -> dict[str, str]:
-    """For every name in the state dict the first name of its tensor: a tied one has several."""
-    seen: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)
-    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+def run(network: nn.Module, state: Mapping[str, Tensor], inputs: Any, named: Any = None) -> Any:
+    """What a network says on a state; of an error of its own, what it was given."""
+    try:
+        return functional_call(network, dict(state), inputs, named)
+    except (torch.OutOfMemoryError, NotImplementedError):
+        raise
+    except (RuntimeError, TypeError, IndexError) as error:
+        given = ", ".join(
+            f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+            for x in tree_leaves((inputs, named))
+            if isinstance(x, Tensor)
+        )
+        told = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise ValueError(
+            f"the model does not run on what it is given, {given} ({type(error).__name__}: {told});"
+            " examples come first in the shape, and what it computes with is floating"
+        ) from error
 
 
 def structure(model: nn.Module) -> nn.Module:

@@ -133,12 +133,38 @@ def check_alike(a: State, b: State) -> None:
             )
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For every name in the state dict the first name of its tensor: a tied one has several."""
+    seen: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
+def later_names(model: nn.Module) -> set[str]:
+    """Names of tied tensors but the first: a network is run on the first alone."""
+    return {name for name, first in first_names(model).items() if name != first}
+
+
 def check_model(state: State, model: nn.Module) -> None:
     """A state fits a model: no tensor missing, none left over, no other shape."""
     check_module(model)
     check_tensors(state)
-    kinds = {k: v.to(state[k]) if k in state else v for k, v in model.state_dict().items()}
-    check_alike(kinds, state)
+    own = model.state_dict()
+    hint = prefixed(state.keys(), own.keys()) or prefixed(own.keys(), state.keys())
+    if missing := sorted(own.keys() - state.keys()):
+        raise ValueError(f"the state lacks {', '.join(missing[:5])} of the model{hint}")
+    if extra := sorted(state.keys() - own.keys()):
+        raise ValueError(
+            f"the state has {', '.join(extra[:5])}, which the model has not; if the model is the "
+            "right one, leave them out"
+        )
+    check_alike({k: v.to(state[k]) for k, v in own.items()}, state)
+    for name, first in first_names(model).items():
+        tied = name != first and state[name] is not state[first]
+        if tied and not torch.equal(state[name], state[first]):
+            raise ValueError(
+                f"{name!r} and {first!r} are one tensor in the model, tied, but differ in the state"
+            )
 
 
 def check_tensor(name: str, values: object, *, floating: bool) -> None:

@@ -111,9 +111,9 @@ def bend(
         check_model(state, model)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
-    start = copy.deepcopy(model)
-    first = path(0.5) if middle is None else {k: v.clone() for k, v in middle.items()}
-    start.load_state_dict(first, assign=True)  # in the precision of the states
+    start, first = copy.deepcopy(model), path(0.5) if middle is None else middle
+    for name, own in start.state_dict(keep_vars=True).items():
+        own.data = first[name].clone()  # in the precision of the states; what is tied stays so
     chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
@@ -125,7 +125,7 @@ def bend(
     loop = Loop(networks, train, drawn, chosen, progress, checkpoint, identity)
 
     def corner() -> dict[str, Tensor]:
-        bent = {k: v[0] for k, v in networks.state.items()}
+        bent = networks.whole({k: v[0] for k, v in networks.state.items()})
         return bent if torus is None else torus.project(bent)
 
     def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
@@ -138,8 +138,9 @@ def bend(
         loop.optimizer.step()
         if torus is not None:
             with torch.no_grad():
-                for k, v in corner().items():
-                    networks.state[k][0] = v
+                projected = corner()
+                for k, v in networks.state.items():
+                    v[0] = projected[k]
         return found
 
     (history,) = loop.run(step)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vjp
+from torch.func import grad, jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import ALONE, Kept, UnsupportedError, cast, structure
-from ._state import State, check_model
+from ._network import ALONE, Kept, UnsupportedError, cast, run, structure
+from ._state import State, check_model, later_names
 from .tasks import Task, checked_task, classification, take
 
 __all__ = ["Hessian", "Spectrum", "fisher_rao", "hessian", "sharpness", "spectrum"]
@@ -50,7 +50,8 @@ class _Loss:
         check_model(state, model)
         names = [name for name, _ in model.named_parameters()]
         self.weights = {k: state[k].detach() for k in names}
-        self.buffers = {k: v.clone() for k, v in state.items() if k not in self.weights}
+        others = state.keys() - self.weights.keys() - later_names(model)
+        self.buffers = {k: state[k].clone() for k in others}
         self.network, self.factor, self.task = structure(model), factor, checked_task(task)
         self.batches = Batches(data, task, size, model)
         self.forward = True  # as long as every operation has a derivative in forward mode
@@ -66,7 +67,7 @@ class _Loss:
         state = {**self.buffers, **weights}
         # the other kernels of attention have no second derivative
         with sdpa_kernel(SDPBackend.MATH):
-            found = take(functional_call(self.network, state, *inputs), self.task.outputs)
+            found = take(run(self.network, state, *inputs), self.task.outputs)
         return tree_map(lambda x: self.factor * x if isinstance(x, Tensor) else x, found)
 
     def judge(self, outputs: Any, batch: Batch) -> Tensor:

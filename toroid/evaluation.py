@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import Kept, structure
+from ._network import Kept, run, structure
 from ._repair import HOW, Enough, Moments, layers, moved, watched
-from ._state import State, check_choice, check_model
+from ._state import State, check_choice, check_model, first_names, later_names
 from .data import Dataset
 from .tasks import Task, checked_task, classification, judged, take
 
@@ -102,7 +101,7 @@ class Evaluator:
         self.model, self.how, self.task = model, how, checked_task(task)
         self.network = structure(model)
         self.sized = False  # whether an error was seen to change with the size of the outputs
-        self.kept = Kept(self.network)
+        self.kept, self.later = Kept(self.network), later_names(model)
         convolves = any(isinstance(m, nn.Conv2d) for m in self.network.modules())
         self.channels_last = how.channels_last and convolves
         self.norms = {
@@ -156,7 +155,8 @@ class Evaluator:
 
     def _call(self, state: State, batch: Batch, like: Tensor) -> Any:
         inputs = tree_map(partial(self._moved, like=like), (batch.arguments, batch.named))
-        return functional_call(self.network, dict(state), *inputs)
+        once = {k: v for k, v in state.items() if k not in self.later}
+        return run(self.network, once, *inputs)
 
     def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
         """Outputs that count, in the precision of the state, and targets beside them."""
@@ -250,11 +250,22 @@ class Evaluator:
         batches, result = self.batches(data), dict(state)
         first, last = ends
         modules = layers(self.network, state)
+        _check_untied(self.model, list(first)[:-1])
         for name in list(first)[:-1]:  # what is before the activation depends on layers before
             own = self.moments(result, batches, name, first[name].calls)[name]
             goal = first[name].towards(last[name], t)
             result = moved(result, name, modules[name], own, goal, how)
         return result
+
+
+def _check_untied(model: nn.Module, layers: Sequence[str]) -> None:
+    """No weight of these layers has a second use, where a factor would be wrong."""
+    names = first_names(model)
+    for key in (f"{layer}.weight".lstrip(".") for layer in layers):
+        if others := [k for k, first in names.items() if first == names[key] and k != key]:
+            raise ValueError(
+                f"{key!r} is tied to {others[0]!r}: what repairs one use spoils the other"
+            )
 
 
 def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:

@@ -15,7 +15,7 @@ from ._state import State, check_choice, check_model
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
 from .tasks import Task, classification
-from .torus import Torus
+from .torus import Torus, tangential
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -138,7 +138,7 @@ def _walk(
     tangent |= {k: v * state[k].square().mean().sqrt() for k, v in z.items()}
     for scale in torus.symmetry.scales:
         point, way = torus.vectors(state, scale), torus.vectors(z, scale)  # (units, numbers)
-        way = way - (way * point).sum(1, keepdim=True) * point
+        way = tangential(way, point)
         way /= max(1, way.shape[1] - 1) ** 0.5  # of a mean square of 1 over the draws
         torus.write(tangent, scale, way)
     return lambda size: torus.exp(state, {k: size * v for k, v in tangent.items()})

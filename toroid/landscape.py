@@ -1,4 +1,4 @@
-"""Error and loss along a path, and on a plane."""
+"""Error and loss along a path or a direction, and on a plane."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from ._batches import Data
 from ._repair import HOW
-from ._state import State, check_choice, check_model
+from ._state import State, check_choice, check_finite, check_model, check_whole
+from .directions import drawn
 from .evaluation import Evaluation, Evaluator, Score
-from .paths import Path
+from .paths import Path, Ray, check_step, moved
 from .symmetry import Symmetry
 from .tasks import Task, classification
 from .torus import Torus
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from .evaluation import How
 
-__all__ = ["Curve", "Plane", "along", "plane"]
+__all__ = ["Curve", "Plane", "along", "line", "plane"]
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def along(
     if not callable(path) or isinstance(path, nn.Module):
         raise ValueError(
             f"path is a {type(path).__name__}, not a function of t: make one of two states, "
-            "toroid.Linear(a, b); around one state see toroid.plane"
+            "toroid.Linear(a, b); around one state see toroid.line and toroid.plane"
         )
     start = path(float(places[0]))
     check_model(start, model)
@@ -266,16 +267,95 @@ def _places(points: int | Sequence[float]) -> NDArray[Any]:
     return places
 
 
+def line(
+    state: State, model: nn.Module, data: Data, *, direction: State | None = None,
+    task: Task = classification, points: int = 25, radius: float = 1.0,
+    symmetry: Symmetry | None = None, bias: str = "euclidean", seed: int = 0,
+    refresh: Data | Literal[False] | None = None, factor: float | None = None,
+    progress: bool = False, **how: Unpack[How],
+) -> Curve:  # fmt: skip
+    """Error and loss around one state, along a direction and its opposite.
+
+    Args:
+        state: State dict; with a symmetry, normalised.
+        model: The network; it is not changed.
+        data: Data to evaluate on, as in `evaluate`.
+        direction: A tensor for each that moves, e.g. an eigenvector of the Hessian; by default a
+            random one, normalised filter by filter or tangent to the torus, see `toroid.direction`.
+        task: As in `evaluate`.
+        points: Places, evenly spaced; an odd number has the state itself among them.
+        radius: How far to go on both sides, in lengths of the direction: for random ones, in sizes
+            of the filters, or on the torus in radians.
+        symmetry: From `find_symmetries`, for great circles on the torus.
+        bias: As in `normalize`.
+        seed: Draws the direction.
+        refresh: As in `along`.
+        factor: As in `along`.
+        progress: Show a progress bar.
+        **how: Fields of `Evaluation`.
+
+    Returns:
+        A `Curve` whose ``t`` goes from ``-radius`` to ``radius``.
+
+    Raises:
+        TypeError: As `evaluate`.
+        ValueError: As `along`, and if the direction does not fit the state, the state is not on the
+            torus, or the radius is not positive.
+
+    Warns:
+        UserWarning: As `along`.
+
+    Example:
+        >>> import torch, toroid
+        >>> train, _ = toroid.data.load("digits")
+        >>> model = toroid.mlp(train.shape, classes=10, hidden=(16,))
+        >>> line(model.state_dict(), model, train.take(100), points=3).t
+        array([-1.,  0.,  1.])
+    """
+    (way,), _ = _ways(state, model, None if direction is None else [direction], 1, seed, symmetry,
+                      bias)  # fmt: skip
+    curves = along(
+        Ray(state, way, symmetry, bias), model, {"": data}, task=task, refresh=refresh,
+        factor=factor, points=_reach(radius, points).tolist(), progress=progress, **how,
+    )  # fmt: skip
+    return curves[""]
+
+
+def _ways(
+    state: State, model: nn.Module, given: Sequence[State] | None, count: int, seed: int,
+    symmetry: Symmetry | None, bias: str,
+) -> tuple[Sequence[State], Torus | None]:  # fmt: skip
+    """The directions that are given, or random ones, and the torus that they are on."""
+    check_model(state, model)
+    check_finite(state)
+    torus = None if symmetry is None else Torus.at_edge(symmetry, bias, state)
+    if given is None:
+        return [drawn(state, model, torus, seed + i) for i in range(count)], torus
+    if len(given) != count:
+        raise ValueError(f"directions are {len(given)}; around a state it takes {count}")
+    for each in given:
+        check_step(state, each)
+    return given, torus
+
+
+def _reach(radius: float, points: int) -> NDArray[Any]:
+    """Places on both sides of a state."""
+    if not 0 < radius < np.inf:
+        raise ValueError(f"radius is {radius}; it must be positive and finite")
+    return np.linspace(-radius, radius, check_whole("points", points, 1))
+
+
 @dataclass(frozen=True)
 class Plane:
-    """Error and loss on the plane through three states.
+    """Error and loss on the plane through three states, or around one.
 
     Attributes:
-        x: Places along the line from the first to the second state, (columns,), in units of length.
+        x: Places along the line from the first to the second state, or along the first direction,
+            (columns,): in units of length, or of the directions.
         y: Places across it, (rows,).
         error: Mean error, as of a `Curve`, (rows, columns).
         loss: Mean loss, (rows, columns).
-        corners: Where the three states are, (3, 2).
+        corners: Where the states are, (3, 2) or (1, 2).
     """
 
     x: NDArray[Any]
@@ -293,26 +373,34 @@ class Plane:
 
 
 def plane(
-    states: Sequence[State], model: nn.Module, data: Data, *, task: Task = classification,
-    points: int = 21, margin: float = 0.25, symmetry: Symmetry | None = None,
+    states: State | Sequence[State], model: nn.Module, data: Data, *, task: Task = classification,
+    points: int = 21, margin: float = 0.25, radius: float = 1.0,
+    directions: Sequence[State] | None = None, seed: int = 0, symmetry: Symmetry | None = None,
     bias: str = "euclidean", refresh: Data | Literal[False] | None = None, progress: bool = False,
     **how: Unpack[How],
 ) -> Plane:  # fmt: skip
-    """Error and loss on the plane through three states, as in Garipov et al. (2018).
+    """Error and loss on the plane through three states, or around one.
 
-    The plane is that of the parameters; lengths are Euclidean. With a symmetry, each of its points
-    is moved to the nearest point of the torus: the line between two of the states becomes the great
-    circles between them, each walked at a speed of its own. Running variances that would be
-    negative beyond the states are 0.
+    Through three states, as in Garipov et al. (2018), the plane is that of the parameters; lengths
+    are Euclidean. With a symmetry, each of its points is moved to the nearest point of the torus:
+    the line between two of the states becomes the great circles between them, each walked at a
+    speed of its own. Running variances that would be negative beyond the states are 0.
+
+    Around one state, as in Li et al. (2018), it is spanned by two directions, by default random
+    ones, normalised filter by filter; with a symmetry they are tangent to the torus, and each unit
+    walks a great circle.
 
     Args:
-        states: Three states, not on one line.
+        states: Three states, not on one line; or one, which with a symmetry is normalised.
         model: The network; it is not changed.
         data: Data to evaluate on, as in `evaluate`.
         task: As in `evaluate`.
         points: Places along each side.
-        margin: How far the map reaches beyond the states, over their extent.
-        symmetry: From `find_symmetries`, for a map of the torus; the states are normalised then.
+        margin: How far the map reaches beyond three states, over their extent.
+        radius: How far it reaches around one state, as in `line`.
+        directions: The two directions around one state, as in `line`.
+        seed: Draws the directions.
+        symmetry: From `find_symmetries`, for a map of the torus; three states are normalised then.
         bias: As in `normalize`.
         refresh: As in `along`.
         progress: Show a progress bar.
@@ -323,8 +411,8 @@ def plane(
 
     Raises:
         TypeError: As `evaluate`.
-        ValueError: As `along`, and if there are not three states, they lie on one line or do not
-            fit the symmetry, or `bias` is another word.
+        ValueError: As `along` and `line`, and if there are neither three states nor one, three lie
+            on one line or do not fit the symmetry, or `bias` is another word.
 
     Warns:
         UserWarning: As `along`, of running statistics.
@@ -336,29 +424,61 @@ def plane(
         >>> states = [network.state_dict() for network in networks]
         >>> plane(states, networks[0], train.take(100), points=5).error.shape
         (5, 5)
+        >>> plane(states[0], networks[0], train.take(100), points=3).x
+        array([-1.,  0.,  1.])
     """
-    if len(states) != 3:
-        raise ValueError(f"a plane takes three states, got {len(states)}")
+    corners, place = (
+        _around(states, model, directions, seed, symmetry, bias)
+        if isinstance(states, Mapping)
+        else _through(states, model, symmetry, bias)
+    )
+    low, high = corners.min(0), corners.max(0)
+    reach = margin * (high - low)
+    x, y = (np.linspace(*ends, points) for ends in zip(low - reach, high + reach, strict=True))
+    if isinstance(states, Mapping):
+        x = y = _reach(radius, points)
+    evaluator, scores = Evaluator(model, Evaluation.of(**how), task), []
+    batches, fresh = evaluator.batches(data), _refreshing(evaluator, refresh)
+    places = [(float(column), float(row)) for row in y for column in x]
+    for column, row in tqdm(places, disable=not progress, leave=False):
+        scores.append(evaluator.score(fresh(place(column, row)), batches))
+    error, loss = np.array(scores).T.reshape(2, len(y), len(x))
+    return Plane(x, y, error, loss, corners)
+
+
+#: From a place in a plane to the state that is there.
+Place = Callable[[float, float], dict[str, Tensor]]
+
+
+def _around(
+    state: State, model: nn.Module, directions: Sequence[State] | None, seed: int,
+    symmetry: Symmetry | None, bias: str,
+) -> tuple[NDArray[Any], Place]:  # fmt: skip
+    """One state in the middle of its plane, and the states around it."""
+    (first, second), torus = _ways(state, model, directions, 2, seed, symmetry, bias)
+    return np.zeros((1, 2)), lambda x, y: moved(state, [(x, first), (y, second)], torus)
+
+
+def _through(
+    states: Sequence[State], model: nn.Module, symmetry: Symmetry | None, bias: str
+) -> tuple[NDArray[Any], Place]:
+    """Where three states are in their plane, and from a place in it to a state."""
+    if not isinstance(states, Sequence) or len(states) != 3:
+        many = len(states) if isinstance(states, Sequence) else f"a {type(states).__name__}"
+        raise ValueError(f"a plane takes three states, or one state dict to go around; got {many}")
     for state in states:
         check_model(state, model)
     torus = None if symmetry is None else Torus.at_edge(symmetry, bias, *states, normal=False)
     corners = _coordinates(states, [name for name, _ in model.named_parameters()])
-    low, high = corners.min(0), corners.max(0)
-    reach = margin * (high - low)
-    x, y = (np.linspace(*ends, points) for ends in zip(low - reach, high + reach, strict=True))
     shares = np.linalg.inv(
         np.stack([corners[1], corners[2]], 1)
     )  # place -> how much of b - a, c - a
-    evaluator, scores = Evaluator(model, Evaluation.of(**how), task), []
-    batches, fresh = evaluator.batches(data), _refreshing(evaluator, refresh)
-    places = [shares @ (column, row) for row in y for column in x]
-    for second, third in tqdm(places, disable=not progress, leave=False):
-        state = _affine(states, float(second), float(third))
-        if torus is not None:
-            state = torus.project(state)
-        scores.append(evaluator.score(fresh(state), batches))
-    error, loss = np.array(scores).T.reshape(2, points, points)
-    return Plane(x, y, error, loss, corners)
+
+    def place(across: float, up: float) -> dict[str, Tensor]:
+        state = _affine(states, *map(float, shares @ (across, up)))
+        return state if torus is None else torus.project(state)
+
+    return corners, place
 
 
 def _affine(states: Sequence[State], second: float, third: float) -> dict[str, Tensor]:

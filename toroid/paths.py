@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -9,11 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._state import State, check_binary, check_pair
+from ._state import State, check_binary, check_finite, check_pair
 from .symmetry import Symmetry
 from .torus import Torus
 
-__all__ = ["Geodesic", "Hamming", "Joined", "Linear", "Path", "Polygon"]
+__all__ = ["Geodesic", "Hamming", "Joined", "Linear", "Path", "Polygon", "Ray"]
 
 
 class Path(Protocol):
@@ -98,6 +99,66 @@ class Geodesic:
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
         return self._torus.geodesic(self.a, self.b, t, self.angles)
+
+
+@dataclass(frozen=True)
+class Ray:
+    """From a state into a direction: ``a + t v``, or on the torus `toroid.exp` of ``t v``.
+
+    Args:
+        a: State at t = 0; with a symmetry, normalised.
+        v: A tensor for every floating tensor of `a`, as `toroid.direction` draws them; those that
+            are left out do not move. With a symmetry, tangent to the torus.
+        symmetry: From `find_symmetries`, for great circles.
+        bias: As in `normalize`.
+
+    Raises:
+        ValueError: If `v` has other tensors or shapes than `a`, or `a` is not normalised.
+
+    Example:
+        >>> import torch
+        >>> Ray({"w": torch.ones(2)}, {"w": torch.tensor([1.0, 0.0])})(-2)["w"]
+        tensor([-1.,  1.])
+    """
+
+    a: State
+    v: State
+    symmetry: Symmetry | None = None
+    bias: str = "euclidean"
+
+    def __post_init__(self) -> None:
+        check_step(self.a, self.v)
+        _ = self._torus
+
+    @cached_property
+    def _torus(self) -> Torus | None:
+        return None if self.symmetry is None else Torus.at_edge(self.symmetry, self.bias, self.a)
+
+    def __call__(self, t: float) -> dict[str, Tensor]:
+        """The state at `t`."""
+        return moved(self.a, [(t, self.v)], self._torus)
+
+
+def moved(a: State, steps: Sequence[tuple[float, State]], torus: Torus | None) -> dict[str, Tensor]:
+    """A state after the sum of some steps, each a number times a direction."""
+    v = {
+        k: sum((t * step[k] for t, step in steps if k in step), torch.zeros_like(x))
+        for k, x in a.items()
+        if x.is_floating_point()
+    }
+    return torus.exp(a, v) if torus else {k: x + v[k] if k in v else x for k, x in a.items()}
+
+
+def check_step(a: State, v: State) -> None:
+    """A direction at a state: tensors of its names and shapes, of finite numbers."""
+    check_finite(v)
+    for name, step in v.items():
+        if name not in a or step.shape != a[name].shape:
+            found = f"has shape {tuple(a[name].shape)}" if name in a else "does not exist"
+            raise ValueError(
+                f"the direction has {name!r} of shape {tuple(step.shape)}, which {found} in the "
+                "state"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -330,6 +330,18 @@ segmentation = _task(_places_loss, _places_error, "segmentation")
 #: (N, tokens), or inputs and targets, which are shifted by one if they are the inputs themselves.
 #: Negative targets do not count.
 language = _task(_places_loss, _places_error, "language", targets=_next_tokens)
+
+
+def identity(task: Task) -> dict[str, str]:
+    """What tells tasks apart, in words: functions by their names."""
+    return {f"task.{f.name}": _named(getattr(task, f.name)) for f in fields(task)}
+
+
+def _named(part: Any) -> str:
+    if isinstance(part, partial):
+        return f"{_named(part.func)} {part.keywords}"
+    kind = part if hasattr(part, "__qualname__") else type(part)
+    return f"{kind.__module__}.{kind.__qualname__}" if callable(part) else repr(part)
 
 
 def checked_task(task: Any) -> Task:

@@ -196,6 +196,11 @@ class Torus:
         return result
 
 
+def tangential(steps: Tensor, points: Tensor) -> Tensor:
+    """The part of each step along its sphere: less what points to the point, (units, numbers)."""
+    return steps - (steps * points).sum(1, keepdim=True) * points
+
+
 def normalize(
     state: State, symmetry: Symmetry, *, bias: str = "euclidean", output: str = "unit"
 ) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import Kept, Outputs, cast, first_names, plain, selected, structure
-from .._state import State, check_choice, check_model
+from .._network import Kept, Outputs, cast, plain, run, selected, structure
+from .._state import State, check_choice, check_model, first_names
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def outputs_of(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Ten
     inputs = tree_map(partial(cast, like=like), inputs)
     first = first_names(network)  # of a tensor with several names one is given
     given = {k: v for k, v in {**unsaved, **state, **counters}.items() if first.get(k, k) == k}
-    outputs = tree_leaves(plain(torch.func.functional_call(network, given, inputs)))
+    outputs = tree_leaves(plain(run(network, given, inputs)))
     tensors = [out for out in outputs if isinstance(out, Tensor)]
     rows = next((len(out) for out in tensors if out.dim()), 1)
     matrices = [

@@ -25,10 +25,10 @@ from .._network import (
     UnsupportedError,
     cast,
     computed_weights,
-    first_names,
     selected,
     structure,
 )
+from .._state import first_names
 from ._labels import CLASSES, KINDS, OUTPUT, Label, Trace, Weight, still
 from ._rules import RULES, operation
 

@@ -91,5 +91,7 @@ def swa(
     schedule = SCHEDULES[chosen.schedule]
     (history,) = loop.run(after=after, rate=lambda done: schedule(min(done, chosen.start)))
     mean = {k: v / count for k, v in total.items()} if count else {}
-    averaged = refresh({**loop.networks.single(), **mean}, model, train, task=task)
+    averaged = refresh(
+        loop.networks.whole({**loop.networks.single(), **mean}), model, train, task=task
+    )
     return finished(averaged, history, model, train, task)

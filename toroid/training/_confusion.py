@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from .._batches import Batches, Data
 from ..data import Dataset
 from ..evaluation import evaluate
+from ..tasks import Task, checked_task, classification
 from ._checkpoint import PARTS, Checkpoint
 from ._loop import Loop
 from ._settings import (
@@ -70,8 +73,9 @@ class AdversarialKeywords(Keywords, total=False):
 
 
 def adversarial(
-    model: nn.Module, train: Dataset, *, generator: torch.Generator, progress: bool = False,
-    checkpoint: Checkpoint | None = None, **settings: Unpack[AdversarialKeywords],
+    model: nn.Module, train: Data, *, generator: torch.Generator, task: Task = classification,
+    progress: bool = False, checkpoint: Checkpoint | None = None,
+    **settings: Unpack[AdversarialKeywords],
 ) -> Trained:  # fmt: skip
     """SGD from an adversarial initialisation: a minimum that generalises badly.
 
@@ -79,10 +83,14 @@ def adversarial(
     to zero, with a label drawn at random, by plain SGD until 99.99 % are right. From there the true
     labels, with nothing that regularises (Liu, Papailiopoulos, Achlioptas 2020, arXiv 1906.02613).
 
+    In other tasks and data an example gets the targets of another, drawn at random, and holes where
+    its inputs are floating; such a confusion set is kept in memory.
+
     Args:
         model: Where to start; it is not changed.
-        train: A `toroid.data.Dataset`: its images get random labels first.
+        train: As in `sgd`.
         generator: Draws the confusion set, its labels, and the order of the images.
+        task: As in `sgd`.
         progress: As in `sgd`.
         checkpoint: As in `sgd`.
         **settings: Those of `Adversarial`: ``repeats``, ``zeroed``, ``confusion_epochs``,
@@ -94,7 +102,7 @@ def adversarial(
 
     Raises:
         TypeError: As `sgd`.
-        ValueError: As `sgd`, and if the data are not a `toroid.data.Dataset`.
+        ValueError: As `sgd`, and if targets of different batches have other shapes.
         FloatingPointError: As `sgd`.
 
     Example:
@@ -106,43 +114,76 @@ def adversarial(
         >>> trained.report["failed"]
         'the random labels were not learnt: ...
     """
-    if not isinstance(train, Dataset):
-        raise ValueError(
-            f"the data are a {type(train).__name__}; random labels are drawn for the images of a "
-            "toroid.data.Dataset(images, labels, classes)"
-        )
     chosen = Adversarial.of(**settings)
     plain = Settings(
         epochs=chosen.confusion_epochs, batch_size=chosen.batch_size, lr=chosen.confusion_lr,
         momentum=0.0, weight_decay=0.0, warmup=chosen.warmup, precision=chosen.precision,
     )  # fmt: skip
-    confusion = _confusion(train, chosen.repeats, chosen.zeroed, generator)
+    classes = isinstance(train, Dataset) and checked_task(task) is classification
+    confusion, confused = (
+        (_random_labels(train, chosen, generator), task)
+        if classes
+        else _others_targets(model, train, task, chosen, generator)
+    )
     random, true = (checkpoint and checkpoint.part(name) for name in PARTS)
     run = chosen.identity()
-    loop = begin([model], confusion, [generator], plain, progress, random, run)
+    loop = begin([model], confusion, [generator], plain, progress, random, run, task=confused)
     networks = loop.networks
 
+    def wrong() -> float:
+        return evaluate(networks.single(), model, confusion, task=confused).error
+
     def learnt(epoch: int) -> dict[str, float] | None:
-        return None if evaluate(networks.single(), model, confusion).error <= 1e-4 else {}
+        return None if wrong() <= 1e-4 else {}
 
     def tenths(done: float) -> float:
         return 0.1 ** ((done >= 3 / 7) + (done >= 5 / 7))
 
     (first,) = loop.run(after=learnt, rate=tenths)
-    confused = evaluate(networks.single(), model, confusion).error
+    left, networks.task = wrong(), task
     (second,) = Loop(networks, train, [generator], chosen, progress, true).run()
-    error = evaluate(networks.single(), model, train).error
-    failed = f"the random labels were not learnt: {confused:.2%} wrong" if confused > 1e-4 else ""
-    failed = failed or shortfall(error, train)
-    report = {"failed": failed, "confusion_error": confused, "confusion_epochs": len(first)}
-    history = pd.concat([first.assign(labels="random"), second.assign(labels="true")])
+    error = evaluate(networks.single(), model, train, task=task).error
+    short = left > 1e-4 and task.error is classification.error
+    failed = f"the random labels were not learnt: {left:.2%} wrong" if short else ""
+    failed = failed or shortfall(error, train, task)
+    report = {"failed": failed, "confusion_error": left, "confusion_epochs": len(first)}
+    parts = [first.assign(labels="random"), second.assign(labels="true")]
+    history = pd.concat([part for part in parts if len(part)] or parts)
     return Trained(networks.single(), history.reset_index(drop=True), report)
 
 
-def _confusion(train: Dataset, repeats: int, zeroed: float, generator: torch.Generator) -> Dataset:
+def _random_labels(train: Dataset, chosen: Adversarial, generator: torch.Generator) -> Dataset:
     """Copies of the images with holes, and labels that mean nothing."""
-    images = train.images.repeat_interleave(repeats, 0)
+    images = train.images.repeat_interleave(chosen.repeats, 0)
     drawn = torch.rand(images.shape, generator=generator, dtype=torch.float32)
-    holes = drawn.to(images.device) < zeroed
+    holes = drawn.to(images.device) < chosen.zeroed
     labels = torch.randint(train.classes, (len(images),), generator=generator)
     return Dataset(images.masked_fill(holes, 0.0), labels.to(images.device), train.classes)
+
+
+def _others_targets(
+    model: nn.Module, train: Data, task: Task, chosen: Adversarial, generator: torch.Generator
+) -> tuple[list[Any], Task]:
+    """Copies of the batches with holes, and targets of other examples."""
+    batches = [*Batches(train, task, chosen.batch_size, model)] * chosen.repeats
+    order = torch.randperm(sum(b.examples for b in batches), generator=generator)
+    parts = order.split([b.examples for b in batches])
+    try:
+        every = tree_map(lambda *x: torch.cat(x), *(b.targets for b in batches))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "the targets of the batches have different shapes, so that no example can have those "
+            f"of another: {error}"
+        ) from error
+
+    def holed(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        drawn = torch.rand(x.shape, generator=generator, dtype=torch.float32)
+        return x.masked_fill(drawn.to(x.device) < chosen.zeroed, 0.0)
+
+    confusion = [
+        (tree_map(holed, b.named or b.arguments), tree_map(lambda x, i=part: x[i], every))
+        for b, part in zip(batches, parts, strict=True)
+    ]
+    return confusion, task(inputs=0, targets=1)

@@ -141,5 +141,6 @@ def entropy_sgd(
         return losses, wrong
 
     (history,) = loop.run(step, after=lambda epoch: {"coupling": float(gamma)})
-    end = networks.single() | {k: c[0] for k, c in zip(networks.weights, centre, strict=True)}
+    moved = {k: c[0] for k, c in zip(networks.weights, centre, strict=True)}
+    end = networks.whole(networks.single() | moved)
     return finished(refresh(end, model, train, task=task), history, model, train, task)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
 from ..data import Dataset
-from ..tasks import classification
+from ..tasks import classification, identity
 from ._checkpoint import Checkpoint
 from ._networks import Networks
 from ._settings import SCHEDULES, Settings
@@ -179,7 +179,8 @@ class Loop:
 
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
-        return {**(self.identity or self.settings.identity()), **self._many()}
+        settings = self.identity or self.settings.identity()
+        return {**settings, **identity(self.networks.task), **self._many()}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.functional import cross_entropy
 from torch.utils._pytree import tree_map
 
 from .._batches import Batch, beside
-from .._network import structure
+from .._network import run, structure
 from .._random import Drawing, draws
+from .._state import first_names
 from ..evaluation import PRECISIONS
 from ..tasks import Task, classification, judged, take
 
@@ -38,14 +39,17 @@ class Networks:
     ) -> None:
         self.type, self.task = PRECISIONS[precision], task
         states = [m.state_dict() for m in models]
+        self.first = first_names(models[0])
         self.state = {
             k: self._place(torch.stack([s[k].detach().to(device) for s in states]))
-            for k in states[0]
-        }  # each (networks, ...)
+            for k, first in self.first.items()
+            if k == first
+        }  # each (networks, ...); a tied tensor once
         free = [k for k, p in models[0].named_parameters() if p.requires_grad]
         self.weights = {k: self.state[k].requires_grad_() for k in free}
         self.buffers = {k: v for k, v in self.state.items() if k not in self.weights}
         self.module = structure(models[0]).train()
+        self.fits = False  # whether outputs were seen to be what the task takes
         self.generators, self.draws = generators, None if generators else False
         self.stacked = device.type == "cuda" and len(models) > 1 if stacked is None else stacked
 
@@ -72,7 +76,8 @@ class Networks:
         return outputs if self.type is None else outputs.float()
 
     def _one(self, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
-        return functional_call(self.module, single, inputs, named)
+        once = {k: v for k, v in single.items() if self.first[k] == k}
+        return run(self.module, once, inputs, named)
 
     def _alone(self, index: int, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
         """One network, which draws from its own generator."""
@@ -86,7 +91,8 @@ class Networks:
         """Whether the network draws as it runs: tried once, on copies of what it may write to."""
         module = structure(self.module).train()
         single = {k: v.clone() for k, v in self.single().items()}
-        return draws(lambda: functional_call(module, single, inputs, named))
+        once = {k: v for k, v in single.items() if self.first[k] == k}
+        return draws(lambda: run(module, once, inputs, named))
 
     def losses(
         self, images: Tensor | Sequence[Batch], labels: Tensor | None,
@@ -98,6 +104,9 @@ class Networks:
         """
         if isinstance(images, Tensor) and labels is not None:
             outputs = self.outputs(images, state)
+            if not self.fits:  # an error that says what is not as a classifier's
+                self.task.loss(outputs[0].detach(), labels[0])
+                self.fits = True
             return losses(outputs if factor == 1.0 else factor * outputs, labels)
         state = self.state if state is None else state
         singles = ({k: v[i] for k, v in state.items()} for i in range(len(images)))
@@ -125,7 +134,11 @@ class Networks:
 
     def single(self, index: int = 0) -> dict[str, Tensor]:
         """The state of one network."""
-        return {k: v[index].detach().contiguous() for k, v in self.state.items()}
+        return self.whole({k: v[index].detach().contiguous() for k, v in self.state.items()})
+
+    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state in which a tied tensor stands under all of its names."""
+        return {k: state[first] for k, first in self.first.items()}
 
 
 def _moved(like: Tensor) -> Callable[[Any], Any]:
