@@ -156,7 +156,7 @@ def clamp(trace: Trace, node: Node, x: Any, *limits: Any, **named: Any) -> Label
 def glu(trace: Trace, node: Node, x: Any, dim: int = -1) -> Label:
     """One half, times a gate made of the other."""
     x = activation(trace, x)
-    half = x.shape[dim] // 2
+    half = x.shape[dim] // 2  # z = (a, b), and a σ(b) comes out
     first, second = (x.map(lambda ids, i=i: ids.narrow(dim, i * half, half)) for i in (0, 1))
     return product(trace, first, elementwise(trace, node, second), shape_of(node))
 
@@ -166,6 +166,7 @@ def prelu(trace: Trace, node: Node, x: Any, slope: Weight) -> Label:
     """Homogeneous; a slope for each channel moves with it."""
     x = homogeneous(trace, node, x)
     if slope.shape.numel() > 1:
+        # the slope of unit i stands at place i
         channels = trace.per_channel(x, 1)
         for kind in KINDS:
             trace.tie(kind, trace.slot(slope, 0, "slope"), getattr(channels, kind))
@@ -238,6 +239,7 @@ def _factor(trace: Trace, x: Any, y: Any) -> Any:
             gain = gain._replace(sign=still(gain.shape).sign)
         return gain
     ids = trace.elements(y, "slope")
+    # as if it were a row: x's factor goes into it
     for kind in FACTORS:
         trace.tie(kind, ids, getattr(x, kind))
     return still(y.shape)._replace(unit=ids, numbers=repeated(y))
@@ -306,7 +308,7 @@ def meets(trace: Trace, node: Node, x: Any, *others: Any, **kwargs: Any) -> Labe
     for part in parts:
         if not isinstance(part, Label):
             meets_constant(trace, labels[0], part)
-    unit = labels[0].unit.expand(shape)
+    unit = labels[0].unit.expand(shape)  # what meets is one unit, whatever the function is
     for label in labels[1:]:
         unit = meet(trace, still(shape)._replace(unit=unit), label, shape)
     return still(shape)._replace(unit=unit)

@@ -18,6 +18,7 @@ def affine(
     trace: Trace, node: Node, x: Label, columns: Tensor, rows: Tensor, bias: Any, channel: int
 ) -> Label:
     """Columns read the input; rows (and bias) make the output."""
+    # one label a channel, (inputs,): places share it
     channels = trace.per_channel(x, channel)
     for kind in KINDS:
         trace.tie(kind, columns, getattr(channels, kind))
@@ -87,12 +88,13 @@ def _grouped(
     depthwise = inputs == 1  # a row is also the column of its one input
     columns = trace.slot(weight, 0, "in", span=1 if depthwise else 2, roles=2)
     for kind in KINDS:
-        read = getattr(channels, kind).view(groups, 1, inputs)
+        read = getattr(channels, kind).view(groups, 1, inputs)  # the same for all rows of a block
         trace.tie(kind, columns.view(groups, -1, inputs), read)
     shift(trace, bias, rows)
     trace.use(x)
-    blocks = rows.view(groups, -1)
+    blocks = rows.view(groups, -1)  # (blocks, rows of each)
     if not depthwise:  # else slot() has tied rows and input already
+        # a block moves as a whole, with what is in it
         trace.around(torch.cat([channels.unit.view(groups, inputs), blocks], 1))
     return spread(Label(rows, rows, rows), shape_of(node), channel)
 
@@ -125,7 +127,7 @@ def _grouped_transpose(
     cells = cells.view(groups, -1, outputs)  # (blocks, inputs, outputs)
     rows = cells[:, 0].flatten()
     for kind in KINDS:
-        trace.tie(kind, cells, rows.view(groups, 1, outputs))
+        trace.tie(kind, cells, rows.view(groups, 1, outputs))  # the row of each input is one unit's
     made = affine(trace, node, x, columns, rows, bias, channel)
     if not depthwise:
         trace.around(torch.cat([columns.view(groups, -1), rows.view(groups, -1)], 1))
@@ -158,7 +160,7 @@ def embedding_bag(
     for part in (words, offsets, weights):
         _pin_words(trace, table, part)
     rows = trace.slot(table, 1, "out")
-    if mode == 2:
+    if mode == 2:  # the largest of some numbers is not that of their negatives
         trace.freeze("sign", rows, "embedding_bag")
     shapes = [x.shape for x in node.meta["val"]]
     return [spread(Label(rows, rows, rows), shapes[0], 1), *map(still, shapes[1:])]
@@ -168,6 +170,7 @@ def embedding_bag(
 def bilinear(trace: Trace, node: Node, x: Any, y: Any, weight: Any, bias: Any = None) -> Label:
     """x W y: two sets of columns."""
     x, y = activation(trace, x), activation(trace, y)
+    # of (outputs, first, second)
     rows, middle = trace.slot(weight, 0, "out"), trace.slot(weight, 2, "in")
     channels = trace.per_channel(y, -1)
     for kind in KINDS:
@@ -203,13 +206,14 @@ def _pair(trace: Trace, x: Label, weight: Any, bias: Any) -> Label:
     A sign that passes flips β; γ stays.
     """
     unit, sign = x.unit, x.sign
-    scale = torch.zeros_like(unit)
+    scale = torch.zeros_like(unit)  # 0: no factor, where there is no γ
     if weight is not None:
         scale = _vector(trace, weight, "out").view(unit.shape)
         trace.tie("unit", scale, unit)
         trace.freeze("sign", scale, "a gain")
     if bias is not None:  # the pair is one vector: β is not a bias of the paper's kind
         moved = _vector(trace, bias, "bias" if weight is None else "out").view(unit.shape)
+        # β has γ's factor, so that both are one vector
         for kind, labels in zip(KINDS, (unit, scale, sign), strict=True):
             trace.tie(kind, moved, labels)
     return Label(unit, scale, sign)
@@ -252,12 +256,13 @@ def _over_last(trace: Trace, x: Label, shape: Sequence[int], weight: Any, bias: 
 
     def places(labels: Tensor, kind: str) -> Tensor:
         rows = labels.flatten(0, leading - 1) if leading else labels[None]  # (places, *shape)
+        # expanded labels are the same at every place already
         if rows.stride(0) != 0 and len(rows) > 1:
             trace.tie(kind, rows[1:], rows[:1])
         return rows[0]
 
     unit, sign = places(x.unit, "unit"), places(x.sign, "sign")
-    trace.around(unit.reshape(1, -1))
+    trace.around(unit.reshape(1, -1))  # one set, whose sum is divided by
     pair = _pair(trace, still(unit.shape)._replace(unit=unit, sign=sign), weight, bias)
     return pair.map(lambda part: part.expand(x.shape))
 
@@ -271,7 +276,7 @@ def group_norm(
     trace.use(x)
     trace.fix(x, "group_norm")
     channels = trace.per_channel(x, 1)._replace(sign=still(x.shape[1:2]).sign)
-    trace.around(channels.unit.view(groups, -1))
+    trace.around(channels.unit.view(groups, -1))  # (blocks, channels of each)
     return spread(_pair(trace, channels, weight, bias), shape_of(node), 1)
 
 

@@ -54,7 +54,7 @@ def _moved(x: Weight, move: Callable[[Tensor], Any]) -> Any:
 
 def _carried(operands: Sequence[Any], move: Callable[[list[Tensor]], Any]) -> Any:
     """A move of several operands together, kind by kind."""
-    kinds = [0, 1, 2]
+    kinds = [0, 1, 2]  # unit, scale, sign; the last is which numbers are one
     if len(operands) == 1 and operands[0].numbers is not None:
         kinds.append(3)
     moved = [move([x[kind] for x in operands]) for kind in kinds]
@@ -81,6 +81,7 @@ def repeats(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     x, target = activation(trace, x), cast(Any, node.target)
     if not copies:
         return x.expand(shape)
+    # copies of one number, which are no new ones, keep its name
     numbers = torch.arange(x.shape.numel()).view(x.shape) if x.numbers is None else x.numbers
     return x._replace(numbers=numbers).moved(lambda labels: target(labels, *args))
 
@@ -101,6 +102,7 @@ def index(trace: Trace, node: Node, x: Any, where: Sequence[Any]) -> Label:
     if torch.bool in kinds:
         raise UnsupportedError("a mask that chooses how many numbers there are")
     indexed = [d for d, i in enumerate(where) if i is not None]
+    # any place will do: they are tied below
     first = [i if i is None else torch.zeros(i.shape, dtype=torch.long) for i in where]
     chosen = _chosen(trace, labels, indexed, where, table=isinstance(x, Weight))
     return chosen.map(lambda ids: aten.index.Tensor(ids, first))
@@ -208,7 +210,7 @@ def _rimmed(trace: Trace, labels: Tensor, sides: Sequence[int]) -> Tensor:
         rims = [list(kept.shape) for _ in range(2)]
         rims[0][dim], rims[1][dim] = max(0, before), max(0, after)
         same = not varies(labels, dim)
-        edge = [
+        edge = [  # new places of a unit are its own, new channels nobody's
             kept.narrow(dim, 0, 1).expand(r) if same else trace.fresh(prod(r)).view(r) for r in rims
         ]
         labels = torch.cat([edge[0], kept, edge[1]], dim)
@@ -220,6 +222,7 @@ def unfold(trace: Trace, node: Node, x: Any, kernel: Sequence[int], *args: Any) 
     """Patches: each channel becomes a block of places."""
     x = activation(trace, x)
     trace.use(x)
+    # (channels · kernel,)
     block = trace.per_channel(x, -3).map(lambda ids: ids.repeat_interleave(prod(kernel)))
     shape = shape_of(node)
     return block.map(lambda ids: ids.view(-1, 1).expand(shape))
@@ -232,6 +235,7 @@ def fold(
     """Patches summed where they lie: the places of a block belong to one channel."""
     x = activation(trace, x)
     trace.use(x)
+    # (channels, kernel)
     blocks = trace.per_channel(x, -2).map(lambda ids: ids.view(-1, prod(kernel)))
     channels = trace.along(blocks, [1]).map(lambda ids: ids[:, 0])
     shape = shape_of(node)

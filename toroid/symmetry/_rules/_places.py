@@ -70,6 +70,7 @@ def mean(
     trace.use(x)
     if operation(node) in ("amax", "amin"):
         trace.freeze("sign", x.sign, operation(node))
+    # a sum has one factor if all that is summed has it
     one = trace.along(x, dims, FACTORS)._replace(unit=over(trace, x.unit, dims))
     return one.map(lambda ids: ids.reshape(shape_of(node)))
 
@@ -104,6 +105,7 @@ def deviation(trace: Trace, node: Node, x: Any, dims: Any = None, *args: Any, **
     x = activation(trace, x)
     if isinstance(dims, bool):  # unbiased, over everything
         dims = None
+    # λ² is no factor that a label could stand for
     if operation(node).startswith("var"):
         trace.freeze("scale", x.scale, operation(node))
     average = mean(trace, node, x, dims)
@@ -148,7 +150,7 @@ def ordered(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     if overload(node) == "default" and operation(node) == "median":
         return mean(trace, node, x)
     shape = shape_of(node)
-    kept = len(shape) == len(x.shape)
+    kept = len(shape) == len(x.shape)  # a k-th value may drop its dimension
     best = one.map(lambda ids: ids if kept else ids.squeeze(dim)).expand(shape)
     return [best, _places_of(trace, node, x, dim)]
 

@@ -115,8 +115,8 @@ def _layer(
 ) -> Label:  # fmt: skip
     """A linear layer: what the weight shares with its input are columns, what it adds are rows."""
     x = activation(trace, x)
-    summed = [c for c in letters if c in left and c not in out]
-    made = [c for c in letters if c in out and c not in left]
+    summed = [c for c in letters if c in left and c not in out]  # columns
+    made = [c for c in letters if c in out and c not in left]  # rows
     if len(summed) + len(made) < len(letters) or not summed:
         raise UnsupportedError(f"a weight with a dimension of its own at every place; {LAYER}")
     columns, rows = (_places(trace, weight, letters, part, role)
@@ -129,6 +129,7 @@ def _layer(
     shape = shape_of(node)
     view = [shape[i] if c in made else 1 for i, c in enumerate(out)]
     order = sorted(range(len(made)), key=lambda i: out.index(made[i]))
+    # rows in the result's order, size 1 along what is not theirs
     lines = rows.view([shape[out.index(c)] for c in made]).permute(order).reshape(view)
     return Label(lines, lines, lines).map(lambda ids: ids.expand(shape))
 
@@ -146,6 +147,7 @@ def _places(trace: Trace, weight: Weight, letters: str, part: list[str], role: s
 def _first(trace: Trace, x: Label, letters: str, summed: list[str]) -> Label:
     """Labels along the summed dimensions, in the weight's order; along the others they are tied."""
     order = [letters.index(c) for c in summed]
+    # places: every one of them reads the same columns
     rest = [d for d in range(len(letters)) if d not in order]
     one = trace.along(x, rest)
     return one.map(lambda ids: ids.permute(*order, *rest).reshape(-1))
@@ -164,8 +166,9 @@ def attention(
     k, v = (_shared(q, x, kwargs.get("enable_gqa", False)) for x in (k, v))
     front = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     q, k, v = (x.expand([*front, *x.shape[-2:]]) for x in (q, k, v))
-    batch = "abcdefgh"[: len(q.shape) - 2]
+    batch = "abcdefgh"[: len(q.shape) - 2]  # heads among them: each has its own units
     shape = torch.Size([*q.shape[:-1], k.shape[-2]])
+    # (…, queries, keys): a unit a head
     weights = _contract(trace, node, f"{batch}id,{batch}jd->{batch}ij", q, k, shape)
     if isinstance(mask := value(trace, mask), Label):
         trace.fix(mask, "softmax")
@@ -195,6 +198,7 @@ def _contract(
     trace.use(x)
     trace.use(y)
     summed = [c for c in left if c in right and c not in out]
+    # (result…, summed…)
     a, b = _aligned(x.unit, left, out, summed), _aligned(y.unit, right, out, summed)
     rank = len(out)
     moving = [varies(a, d) or varies(b, d) for d in range(rank, rank + len(summed))]
@@ -202,10 +206,11 @@ def _contract(
         if any(varies(part, d) for part, other in ((a, right), (b, left)) for d in range(rank)
                if out[d] not in other):  # fmt: skip
             raise UnsupportedError(f"a product {equation} that mixes units in another way; {LAYER}")
-        trace.tie("unit", a, b)
+        trace.tie("unit", a, b)  # q and k of one number meet in their product
         trace.tie("sign", _aligned(x.sign, left, out, summed), _aligned(y.sign, right, out, summed))
         for label in (x, y):
             trace.freeze("scale", label.scale, "product")
+        # a label for each set: a head
         sets = trace.around(a.reshape(a.shape[:rank].numel(), -1)).reshape(a.shape[:rank])
         return still(shape)._replace(unit=sets.expand(shape))
     factors = [

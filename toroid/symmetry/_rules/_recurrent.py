@@ -41,7 +41,7 @@ def _cells(trace: Trace, node: Node, weights: Sequence[Any]) -> Label:
             raise UnsupportedError("its weights are computed, not parameters of the model")
         role = "out" if len(weight.shape) == 2 else "bias"
         blocks.append(trace.slot(weight, 0, role).view(_kind(node).blocks, -1))
-    unit = blocks[0][0]
+    unit = blocks[0][0]  # the first gate's rows name the hidden units
     cells = still(unit.shape)._replace(unit=unit)
     for block in blocks:
         trace.tie("unit", block, unit)
@@ -69,6 +69,7 @@ def _recur(
 ) -> tuple[Label, Label]:
     """One direction of one layer: the hidden units, which read themselves, and its cells."""
     into, back, *rest = weights
+    # two biases or none
     biases, projection = (rest[:-1], rest[-1]) if len(rest) % 2 else (rest, None)
     cells = hidden = _cells(trace, node, [into, back, *biases])
     if projection is not None:  # the state is a linear image of the cells
@@ -105,6 +106,7 @@ def recurrent(
             own = weights[place * each : (place + 1) * each]
             found.append(_recur(trace, node, x, [_at(s, place) for s in starts], own))
         last += found
+        # both directions, side by side
         units = Label(*(torch.cat([getattr(f[0], kind) for f in found]) for kind in KINDS))
         x = spread(units, [*x.shape[:-1], len(units.unit)], len(x.shape) - 1)
     values = node.meta["val"][1:]
