@@ -1,17 +1,21 @@
 """The site, built twice without a warning; then every page is looked at."""
 
 import copy
+import json
 import re
 import shutil
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from toroid.book import notebooks, parameters
+from toroid.book import explorers, notebooks, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -126,3 +130,131 @@ def test_every_public_name_is_documented(pages):
         thing = getattr(toroid, name)
         if getattr(thing, "__module__", None):
             assert any(i.endswith(f".{name}") for i in ids), name
+
+
+def test_an_interactive_figure_stands_over_one_that_needs_no_script(pages):
+    found = {box["class"][1]: box for page in pages.values() for box in page.select(".explorer")}
+    assert found.keys() == explorers.FIGURES.keys()
+    for name, box in found.items():
+        assert json.loads(box.script.string) == json.loads(json.dumps(explorers.FIGURES[name]()))
+        assert box.find_next("img").find_parent("figure").figcaption
+
+
+def test_no_page_asks_another_host(html, pages):
+    for path, page in pages.items():
+        for tag in page.select("script[src], link[rel=stylesheet], img, iframe"):
+            address = tag.get("src") or tag["href"]
+            assert not urlparse(address).netloc, f"{path} loads {address}"
+
+
+def test_no_page_is_heavier_than_a_megabyte(html, pages):
+    for path, page in pages.items():
+        images = {(html / path).parent / tag["src"] for tag in page.select("article img")}
+        size = sum(file.stat().st_size for file in [html / f"{path}.html", *images])
+        assert size < 1_000_000 or path == "book/api", f"{path}: {size} bytes"
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def opened(html):
+    """Open a page of the site; at the end nothing was an error, and no other host was asked."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    wrong = []
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+
+        def opened(name, **how):
+            page = browser.new_context(**how).new_page()
+            page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+            page.on("pageerror", lambda error: wrong.append(str(error)))
+            page.on(
+                "request",
+                lambda r: r.url.startswith((host, "data:", "blob:")) or wrong.append(r.url),
+            )
+            page.goto(f"{host}/book/{name}.html")
+            return page
+
+        yield opened
+        browser.close()
+    server.shutdown()
+    server.server_close()
+    assert not wrong
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def drawn(page):
+    """The explorer of a page, once it is drawn."""
+    page.locator(".explorer").scroll_into_view_if_needed()
+    page.wait_for_selector(".explorer[data-drawn]", timeout=60_000)
+    return page.locator(".explorer")
+
+
+def test_a_choice_changes_the_curve_and_what_is_said_of_it(opened):
+    page = opened("connectivity")
+    box = drawn(page)
+
+    def curves():
+        return page.evaluate("document.querySelector('.explorer .drawing').data.map(d => d.y)")
+
+    data, before, said = explorers.paths(), curves(), box.locator(".said").text_content()
+    first = data["rows"][0]
+    same = [row for row in data["rows"] if row["at"][:4] == first["at"][:4]]
+    assert before == [row["error"] for row in same]
+    path = box.locator("select[name=path]")
+    path.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(
+        "said => document.querySelector('.explorer .said').textContent !== said", arg=said
+    )
+    page.wait_for_timeout(300)
+    assert curves() != before
+    box.locator("select[name=measure]").select_option("loss")
+    page.wait_for_function("document.querySelector('.explorer .said').textContent.includes('loss')")
+    box.locator("select[name=pair]").select_option("0")
+    page.wait_for_function("document.querySelector('.explorer .drawing').data.length == 2")
+
+
+def test_a_plane_is_turned_by_its_slider_and_drawn_for_the_dark(opened):
+    page = opened("bend", color_scheme="dark")
+    box = drawn(page)
+    eye = (
+        "JSON.stringify(document.querySelector('.explorer .drawing')._fullLayout.scene.camera.eye)"
+    )
+    before = page.evaluate(eye)
+    box.locator("input[name=turn]").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"before => {eye} !== before", arg=before)
+    ink = page.evaluate("document.querySelector('.explorer .drawing')._fullLayout.font.color")
+    assert int(ink.lstrip("#")[:2], 16) > 128  # light on dark
+
+
+def test_the_verdicts_are_read_with_the_arrows(opened):
+    page = opened("claims")
+    cell = page.locator("table.claim-matrix td[tabindex='0']")
+    cell.focus()
+    said = page.locator("table.claim-matrix + .said")
+    before = said.text_content()
+    assert before == cell.get_attribute("data-said")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowRight")
+    assert said.text_content() not in ("", before)
+
+
+def test_without_a_script_only_the_printed_figure_is_there(opened):
+    page = opened("connectivity", java_script_enabled=False)
+    assert not page.locator(".explorer").is_visible()
+    assert page.locator("figure img").first.is_visible()

@@ -51,7 +51,8 @@ SHORT = {
 def style() -> AbstractContextManager[None]:
     """Matplotlib settings of every figure; those of this module have them.
 
-    White behind the axes in light and dark pages, sizes in points that stay legible at page width.
+    White behind the axes: in the dark the site's style sheet turns lightness over and keeps the
+    hues. Sizes in points that stay legible at page width.
     """
     return plt.rc_context(
         {
@@ -623,13 +624,13 @@ def planes(maps: dict[str, Plane]) -> Figure:
     for ax, (title, found) in zip(axes[:, 0], maps.items(), strict=True):
         norm = BoundaryNorm(levels, 256)
         shown = ax.pcolormesh(
-            found.x, found.y, 100 * found.error, cmap="viridis", norm=norm, shading="nearest"
+            found.x, found.y, 100 * found.error, cmap="Blues", norm=norm, shading="nearest"
         )
         a, b, corner = found.corners
-        ax.plot(*np.array([a, b]).T, "--", color="white")
-        ax.plot(*np.array([a, corner, b]).T, "-", color="white")
-        ax.plot(*np.array([a, b]).T, "o", color="white", mec="black", ms=8)
-        ax.plot(*corner, "D", color="white", mec="black", ms=7)
+        ax.plot(*np.array([a, b]).T, "--", color="black")
+        ax.plot(*np.array([a, corner, b]).T, "-", color="black")
+        ax.plot(*np.array([a, b]).T, "o", color="black", mec="white", ms=8)
+        ax.plot(*corner, "D", color="black", mec="white", ms=7)
         ax.set(title=title, xlabel="length", ylabel="length", aspect="equal")
     figure.colorbar(shown, ax=axes[:, 0], label="error (%)", ticks=levels, format="%.3g")
     return figure
