@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_model
+from ._state import State, check_model, first_names
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 from .tasks import Task, checked_task, classification
@@ -111,9 +111,10 @@ def bend(
         check_model(state, model)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
-    start, first = copy.deepcopy(model), path(0.5) if middle is None else middle
-    for name, own in start.state_dict(keep_vars=True).items():
-        own.data = first[name].clone()  # in the precision of the states; what is tied stays so
+    start = copy.deepcopy(model)
+    first = path(0.5) if middle is None else {k: v.clone() for k, v in middle.items()}
+    start.load_state_dict(first, assign=True)  # in the precision of the states
+    _tie(start, model)
     chosen = Corner.of(**settings)
     ends = factor if isinstance(factor, tuple) else (factor, factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
@@ -146,6 +147,15 @@ def bend(
     (history,) = loop.run(step)
     bent = Polygon(a, {k: v.detach() for k, v in corner().items()}, b, symmetry, bias)
     return Bend(bent, history)
+
+
+def _tie(network: nn.Module, like: nn.Module) -> None:
+    """Make one tensor of those that are one in another network, in place."""
+    for name, first in first_names(like).items():
+        if name != first:
+            (owner, _, leaf), (other, _, same) = name.rpartition("."), first.rpartition(".")
+            tensor = getattr(network.get_submodule(other), same)
+            setattr(network.get_submodule(owner), leaf, tensor)
 
 
 def _power(ends: tuple[float, float], t: float) -> float:
