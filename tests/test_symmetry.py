@@ -529,7 +529,7 @@ def test_same_function_takes_whole_states():
     state = random_state(model, 0)
     for part in ({}, {"1.bias": state["1.bias"]}):
         for pair in ((state, part), (part, state)):
-            with pytest.raises(ValueError, match="only one of the two states has"):
+            with pytest.raises(ValueError, match="the state lacks"):
                 toroid.same_function(model, *pair, example)
 
 
