@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlparse
 
+import pybtex.database
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -138,6 +139,41 @@ def test_an_interactive_figure_stands_over_one_that_needs_no_script(pages):
     for name, box in found.items():
         assert json.loads(box.script.string) == json.loads(json.dumps(explorers.FIGURES[name]()))
         assert box.find_next("img").find_parent("figure").figcaption
+
+
+def test_every_page_says_what_it_is_to_those_that_show_links(html, pages):
+    described = {}
+    for path, page in pages.items():
+        said = {
+            tag.get("property") or tag["name"]: tag["content"]
+            for tag in page.select("meta[content]")
+        }
+        assert said["og:title"] in page.h1.text
+        assert said["description"] == said["og:description"]
+        assert ((html / path).parent / said["og:image"]).exists()
+        described[path] = said["description"]
+    assert len(set(described.values())) == len(FILES)
+    assert "stale" not in " ".join(described.values())
+
+
+def test_llms_txt_lists_every_page(html):
+    text = (html / "llms.txt").read_text()
+    assert text.startswith("# Deep Networks on Toroids")
+    links = re.findall(r"\[[^\]]+\]\(([^)]*)\)", text)
+    assert links == [f"{path}.html" for path in FILES]
+
+
+def test_what_is_to_be_cited_is_the_paper_of_the_bibliography(pages):
+    box = pages["book/intro"].select_one("div.highlight-bibtex").get_text()
+    shown, listed = (pybtex.database.parse_string(text, "bibtex") for text in (
+        box, (ROOT / "book" / "references.bib").read_text()
+    ))  # fmt: skip
+    assert shown.entries.keys() == {"pittorino2022", "toroid"}
+    here, there = shown.entries["pittorino2022"], listed.entries["pittorino2022"]
+    assert here.persons == there.persons
+    for field in ("booktitle", "volume", "pages", "year", "eprint", "archiveprefix"):
+        assert here.fields[field] == there.fields[field]
+    assert here.fields["title"].strip("{}") == there.fields["title"]
 
 
 def test_no_page_asks_another_host(html, pages):

@@ -94,6 +94,37 @@ class PaperMap(_Table):
         return rows
 
 
+class Bibtex(Directive):
+    """``{bibtex}``: what to cite, the paper and the software, from ``CITATION.cff``."""
+
+    def run(self) -> list[nodes.Node]:
+        cited = yaml.safe_load((parameters.root() / "CITATION.cff").read_text(encoding="utf-8"))
+        text = "\n\n".join([bibtex(cited["preferred-citation"]), bibtex(cited)])
+        return [nodes.literal_block(text, text, language="bibtex")]
+
+
+def bibtex(cited: dict) -> str:
+    """An entry of CITATION.cff as BibTeX."""
+    people = [
+        f"{a['family-names']}, {a['given-names']}" if "given-names" in a else f"{{{a['name']}}}"
+        for a in cited["authors"]
+    ]
+    numbers = {i["type"]: i["value"] for i in cited.get("identifiers", [])}
+    paper = cited["type"] == "conference-paper"
+    fields = {
+        "title": f"{{{cited['title']}}}", "author": " and ".join(people),
+        "booktitle": cited.get("collection-title"), "volume": cited.get("volume"),
+        "pages": f"{cited['start']}--{cited['end']}" if "start" in cited else None,
+        "year": cited.get("year"), "doi": numbers.get("doi"),
+        "eprint": numbers.get("other", "").removeprefix("arXiv:"),
+        "archiveprefix": "arXiv" if "other" in numbers else None,
+        "version": cited.get("version"), "license": cited.get("license"),
+    }  # fmt: skip
+    lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+    key = f"{people[0].split(',')[0].lower()}{cited['year']}" if paper else "toroid"
+    return "\n".join([f"@{'inproceedings' if paper else 'software'}{{{key},", *lines, "}"])
+
+
 def verdict(name: str) -> str:
     """Where the page of a claim glues its verdict."""
     return f"{claims.CLAIMS[name].page}.ipynb::verdict_{name.lower()}"
@@ -119,6 +150,7 @@ def setup(app: object) -> dict[str, bool]:
     app.add_directive("parameters", Parameters)
     app.add_directive("runs", Runs)
     app.add_directive("paper-map", PaperMap)
+    app.add_directive("bibtex", Bibtex)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
