@@ -465,3 +465,45 @@ def test_large_images_are_read_on_smaller_ones_where_the_graph_is_the_same():
         units = {g.size for g in toroid.find_symmetries(model, wide).groups}
         assert units == ({2} if model is flat else {6})
     assert _graph.smaller(free, IMAGE, None, _graph.export(free, IMAGE))[1] is IMAGE
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_units_pass_a_layer_across_places(bias):
+    # a mixer: a layer over the places of every channel alike, and one over the channels
+    model = Apply(
+        lambda m, x: m.head((m.stem(x) + m.mix(m.stem(x).mT).mT).relu().mean(1)),
+        stem=nn.Linear(4, 6), mix=nn.Linear(5, 5, bias=bias), head=nn.Linear(6, 3),
+    )  # fmt: skip
+    x = torch.randn(2, 5, 4)
+    with pytest.warns(UserWarning, match="5 of 'mix': a layer across places"):
+        symmetry = toroid.find_symmetries(model, x)
+    assert [(g.name, g.size) for g in symmetry.groups] == [("stem", 6)]
+    assert bool(symmetry.groups[0].scales[0].fixed) is bias  # one bias is added to all units
+    assert [(s.axis.module, s.size) for s in symmetry.stays] == [("mix", 5)]
+
+
+def test_heads_that_read_places_through_one_table_keep_their_own_units():
+    def forward(m, x):
+        x = m.first(x).relu()
+        q, k, v = (
+            f(x).unflatten(-1, (3, 4)).transpose(1, 2).flatten(0, 1) for f in (m.q, m.k, m.v)
+        )
+        weights = (q @ k.mT + q @ m.table.T).softmax(-1)
+        y = (weights @ v).unflatten(0, (-1, 3)).transpose(1, 2).flatten(2)
+        return m.out(y.relu()).mean(1)
+
+    layers = {name: nn.Linear(12, 12) for name in "qkv"}
+    model = Apply(forward, first=nn.Linear(4, 12), out=nn.Linear(12, 2), **layers)
+    model.table = parameter(5, 4)
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 5, 4))  # verified
+    assert [g.size for g in symmetry.groups if g.name.startswith("v")] == [4, 4, 4]
+
+
+def test_a_table_of_places_may_be_resized():
+    model = Apply(
+        lambda m, x: m.b((m.a(x) + F.interpolate(m.table, size=(4, 4), mode="bilinear"))
+                         .relu().mean((2, 3))),
+        a=nn.Conv2d(3, 6, 3), b=nn.Linear(6, 3),
+    )  # fmt: skip
+    model.table = parameter(1, 6, 2, 2)
+    assert [g.size for g in toroid.find_symmetries(model, IMAGE).groups] == [6]

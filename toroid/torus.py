@@ -24,6 +24,7 @@ __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 
 BIASES = ("euclidean", "joint")
 OUTPUTS = ("unit", "keep")
+GAINS = ("keep", "positive")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,12 @@ def tangential(steps: Tensor, points: Tensor) -> Tensor:
 
 
 def normalize(
-    state: State, symmetry: Symmetry, *, bias: str = "euclidean", output: str = "unit"
+    state: State,
+    symmetry: Symmetry,
+    *,
+    bias: str = "euclidean",
+    output: str = "unit",
+    gains: str = "keep",
 ) -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
@@ -222,14 +228,17 @@ def normalize(
             network says what it said: what regressors, autoencoders and losses need. On the torus
             of such states the last layer is flat: go on with ``replace(symmetry, output=None)``
             (of `dataclasses`).
+        gains: ``"positive"`` removes the signs before a BatchNorm as well: where γ is negative, it
+            and what makes the unit (weights, bias, running mean) are negated, which changes
+            nothing; where γ is 0 nothing is done. With ``"keep"`` signs stay as they are.
 
     Returns:
         The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
         States of less than float32 are computed in it and rounded once, at the end.
 
     Raises:
-        ValueError: If the state does not fit the symmetry or holds NaN, or `bias` or `output` is
-            another word.
+        ValueError: If the state does not fit the symmetry or holds NaN, or `bias`, `output` or
+            `gains` is another word.
 
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
@@ -251,10 +260,22 @@ def normalize(
         1.0
     """
     check_choice("output", output, OUTPUTS)
+    check_choice("gains", gains, GAINS)
     if output == "keep":
         symmetry = replace(symmetry, output=None)
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
-    return torus.normalize(state)
+    return torus.normalize(_with_positive_gains(state, symmetry) if gains == "positive" else state)
+
+
+def _with_positive_gains(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
+    """The state with the sign of every gain taken up by what comes before it."""
+    result = dict(state)
+    for gain in symmetry.gains:
+        own = gain.axes[0]
+        negative = own.rows(result[own.parameter])[:, 0] < 0  # (units,)
+        if negative.any():
+            multiply(result, gain, 1 - 2 * negative.to(result[own.parameter]))
+    return result
 
 
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:

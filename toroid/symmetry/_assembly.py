@@ -10,35 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from ._components import Components
+from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
 from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, WORDS, Slot, Trace
-
-
-class _Components:
-    """Connected components of one kind of label, and why some of them are frozen."""
-
-    def __init__(self, trace: Trace, kind: str) -> None:
-        a, b = (
-            torch.cat([torch.empty(0).long(), *(pair[side] for pair in trace.ties[kind])])
-            for side in (0, 1)
-        )
-        graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(trace.count, trace.count))
-        # what ties join, directly or through others, is one: (labels,), label -> component
-        self.of = connected_components(graph, directed=False)[1]
-        self.reasons: dict[int, str] = {}
-        for labels, reason in trace.frozen[kind]:
-            for component in np.unique(self.of[labels.numpy()]).tolist():
-                self.reasons.setdefault(component, reason)  # the first reason is the one to show
-        self.frozen = np.isin(self.of, list(self.reasons))  # label -> whether it is frozen
 
 
 def assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
     _join_single(trace)
-    unit, scale, sign = (_Components(trace, kind) for kind in KINDS)
+    unit, scale, sign = (Components(trace, kind) for kind in KINDS)
     builder = _Builder(list(trace.slots.values()), unit, scale, sign)
     found = _signatures(trace, builder)
     parts = _parts(trace, unit)
@@ -60,7 +42,13 @@ def assemble(trace: Trace) -> Symmetry:
     made.sort(key=lambda pair: _place(pair[0]))
     groups = _with_parts(_named([group for group, _ in made]), [units for _, units in made])
     grouped = {u for _, units in made for unit in units for u in unit}
-    return Symmetry(groups, builder.output(), tuple(trace.refused), _stays(trace, builder, grouped))
+    return Symmetry(
+        groups,
+        builder.output(),
+        tuple(trace.refused),
+        _stays(trace, builder, grouped),
+        gains(trace, sign),
+    )
 
 
 def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ...]:
@@ -91,7 +79,7 @@ def _makes(trace: Trace, slot: Slot) -> bool:
 def _join_single(trace: Trace) -> None:
     """A set in which all turn out to be one unit is that unit."""
     while trace.inside:
-        of, found = _Components(trace, "unit").of, []
+        of, found = Components(trace, "unit").of, []
         for units, wholes in trace.inside:
             inside, around = of[units.numpy()], of[wholes[:, 0].numpy()]
             one = (inside == inside[:, :1]).all(1) & (inside[:, 0] != around)
@@ -120,30 +108,45 @@ def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, li
     return members
 
 
-def _parts(trace: Trace, unit: _Components) -> dict[int, frozenset[int]]:
+def _parts(trace: Trace, unit: Components) -> dict[int, frozenset[int]]:
     """The sets and the units that are inside them.
 
-    Sets that stay are one component, frozen; each has a number below 0 here, or what is inside
-    different ones would look alike.
+    Sets that stay are one component, frozen, and so are sets that something makes one (heads that
+    read the same places, say); each has a number below 0 here, or what is inside different ones
+    would look alike.
     """
     found: dict[int, frozenset[int]] = {}
     stays: dict[frozenset[int], int] = {}
-    for units, wholes in trace.inside:
-        rows = unit.of[units.numpy()]
-        for row, whole in zip(rows, unit.of[wholes[:, 0].numpy()].tolist(), strict=True):
-            inside = frozenset(np.unique(row).tolist())
-            if whole in unit.reasons:
+    places = [
+        [
+            (frozenset(np.unique(row).tolist()), whole)
+            for row, whole in zip(
+                unit.of[units.numpy()], unit.of[wholes[:, 0].numpy()].tolist(), strict=True
+            )
+        ]
+        for units, wholes in trace.inside
+    ]
+    one = {whole for place in places for whole in _several(place)}
+    for place in places:
+        for inside, whole in place:
+            if whole in unit.reasons or whole in one:
                 whole = stays.setdefault(inside, -1 - len(stays))
             if inside := inside - {whole}:
                 found[whole] = found.get(whole, frozenset()) | inside
     return found
 
 
+def _several(place: Sequence[tuple[frozenset[int], int]]) -> set[int]:
+    """The components that are around different units at one place."""
+    first: dict[int, frozenset[int]] = {}
+    return {whole for inside, whole in place if first.setdefault(whole, inside) != inside}
+
+
 def _sets(
     parts: dict[int, frozenset[int]],
     around: dict[int, set[int]],
     found: dict[int, Places],
-    unit: _Components,
+    unit: Components,
 ) -> list[Units]:
     """Sets that can be exchanged as wholes: for each kind, the units of every set in one order.
 
@@ -198,7 +201,7 @@ class _Builder:
     """Makes groups of slots once the components are known."""
 
     def __init__(
-        self, slots: list[Slot], unit: _Components, scale: _Components, sign: _Components
+        self, slots: list[Slot], unit: Components, scale: Components, sign: Components
     ) -> None:
         self.slots, self.unit, self.scale, self.sign = slots, unit, scale, sign
         self.total = Counter(c for slot in slots for c in scale.of[slot.ids].tolist())

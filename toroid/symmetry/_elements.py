@@ -26,12 +26,14 @@ class Element:
             was, group by group in this order (sets before what is inside them).
         signs: For each group that can flip (units,), 1 or -1, of the units in their new places.
         factors: For each free scale (units,), positive, of the units in their old places.
+        gains: For each of `Symmetry.gains` 1 or -1 for each unit, in the old places.
     """
 
     symmetry: Symmetry
     permutations: Mapping[str, Tensor] = field(default_factory=dict)
     signs: Mapping[str, Tensor] = field(default_factory=dict)
     factors: Mapping[str, Tensor] = field(default_factory=dict)
+    gains: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def identity(cls, symmetry: Symmetry) -> Element:
@@ -59,12 +61,19 @@ class Element:
             for g in symmetry.groups
             if g.flip
         }
-        return cls(symmetry, permutations, signs, factors)
+        gains = {
+            s.name: torch.randint(2, (len(s.axes[0].index),), generator=generator) * 2 - 1
+            for s in symmetry.gains
+        }
+        return cls(symmetry, permutations, signs, factors, gains)
 
     def act(self, state: State) -> dict[str, Tensor]:
         """The moved state; tensors that nothing touches are shared with the one given."""
         result = dict(state)
         scales = {scale.name: scale for scale in self.symmetry.scales}
+        for gain in self.symmetry.gains:
+            if gain.name in self.gains:
+                multiply(result, gain, self.gains[gain.name])
         for name, factor in self.factors.items():
             multiply(result, scales[name], factor)
         for name, permutation in self.permutations.items():

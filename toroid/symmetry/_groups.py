@@ -275,6 +275,9 @@ class Symmetry:
             None where something after it fixes its scale.
         refused: Operations left as they are, with their place (only with ``strict=False``).
         stays: The hidden units that are in no group, and why.
+        gains: Signs that a gain takes up: what comes before a BatchNorm may be negated, its running
+            mean with it, if γ is. Each is a factor of 1 or -1 for every unit; γ is its first axis.
+            `normalize` removes them with ``gains="positive"``.
 
     Example:
         >>> import torch, toroid
@@ -290,6 +293,7 @@ class Symmetry:
     output: Group | None = None
     refused: tuple[str, ...] = ()
     stays: tuple[Stay, ...] = ()
+    gains: tuple[Scale, ...] = ()
 
     def __getitem__(self, name: str) -> Group:
         """The group of this name."""
@@ -332,7 +336,13 @@ class Symmetry:
             if (left := stay.without(rest.groups))
         ]
         refused = (*self.refused, *other.refused)
-        return Symmetry(tuple(groups), self.output or other.output, refused, tuple(stays))
+        return Symmetry(
+            tuple(groups),
+            self.output or other.output,
+            refused,
+            tuple(stays),
+            self.gains + other.gains,
+        )
 
     def __str__(self) -> str:
         """The groups as a table, and what is in none: every hidden unit is accounted for."""
@@ -358,20 +368,22 @@ class Symmetry:
         output = data["output"] and _group_from(data["output"])
         stays = tuple(Stay(_axis_from(stay["axis"]), stay["why"]) for stay in data["stays"])
         groups = tuple(map(_group_from, data["groups"]))
-        return cls(groups, output, tuple(data["refused"]), stays)
+        gains = tuple(map(_scale_from, data["gains"]))
+        return cls(groups, output, tuple(data["refused"]), stays, gains)
 
 
 def _axis_from(data: dict[str, Any]) -> Axis:
     return Axis(**{**data, "index": tuple(map(tuple, data["index"]))})
 
 
-def _group_from(data: dict[str, Any]) -> Group:
-    def scale(fields: dict[str, Any]) -> Scale:
-        return Scale(**{**fields, "axes": tuple(map(_axis_from, fields["axes"]))})
+def _scale_from(data: dict[str, Any]) -> Scale:
+    return Scale(**{**data, "axes": tuple(map(_axis_from, data["axes"]))})
 
-    flip = data["flip"] and scale(data["flip"])
+
+def _group_from(data: dict[str, Any]) -> Group:
+    flip = data["flip"] and _scale_from(data["flip"])
     parts = tuple(map(tuple, data["parts"]))
-    return Group(data["name"], tuple(map(scale, data["scales"])), flip, parts)
+    return Group(data["name"], tuple(map(_scale_from, data["scales"])), flip, parts)
 
 
 Row = tuple[str, str, str, str, str]

@@ -85,6 +85,8 @@ ALONE, PLACES = "meets all units of a layer", "a constant that differs from plac
 OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES)
 CONSTANT = "a constant with a number for each unit"
 
+ACROSS = "a layer across places, which units pass"
+GAIN = "a gain"
 COMPUTED = "its weight is computed, not a parameter of the model"
 
 
@@ -226,6 +228,17 @@ class Slot:
     eps: float = 0.0
 
 
+class Gain(NamedTuple):
+    """A parameter behind a normalisation, and the sign labels on its two sides.
+
+    Where one side flips and the other does not, the parameter flips.
+    """
+
+    slot: tuple[str, int, int, str]
+    before: Tensor
+    behind: Tensor
+
+
 @dataclass
 class Trace:
     """The slots of a network and the ties between their labels, in the order of the graph."""
@@ -240,6 +253,7 @@ class Trace:
         }
     )
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
+    gains: list[Gain] = field(default_factory=list)
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
     refused: list[str] = field(default_factory=list)
     untouchable: dict[str, str] = field(
@@ -333,6 +347,19 @@ class Trace:
             self.freeze(
                 kind, labels if isinstance(labels, Tensor) else getattr(labels, kind), reason
             )
+
+    def gain(self, weight: Weight, ids: Tensor, sign: Tensor) -> Tensor:
+        """The sign behind a gain: that before it, up to the gain's own.
+
+        Two gains of one parameter, or one with another use, let the sign through as it is.
+        """
+        self.freeze("sign", ids, GAIN)
+        if not sign.any() or weight.moved is not None:
+            return sign
+        behind = torch.where(sign != 0, self.fresh(sign.numel()).view(sign.shape), 0)
+        key = next(k for k in self.slots if k[0] == weight.name)
+        self.gains.append(Gain(key, sign.flatten(), behind.flatten()))
+        return behind
 
     def use(self, *labels: Label) -> None:
         """An operation that computes sees these units: it is part of what they are."""

@@ -10,7 +10,20 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import COMPUTED, INDEX, KINDS, WORDS, Label, Trace, Weight, spread, still
+from .._labels import (
+    ACROSS,
+    COMPUTED,
+    FACTORS,
+    INDEX,
+    KINDS,
+    WORDS,
+    Label,
+    Trace,
+    Weight,
+    spread,
+    still,
+    varies,
+)
 from ._table import Rule, activation, rule, shape_of
 
 
@@ -49,7 +62,32 @@ def linear(trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None) -> L
         if isinstance(bias, Weight):
             trace.untouchable[bias.name] = "linear"
         return dot(trace, node, x, columns)
+    if _across_places(x):
+        return _over_places(trace, node, x, weight, bias)
     return affine(trace, node, x, columns, trace.slot(weight, 0, "out"), bias, channel=-1)
+
+
+def _across_places(x: Label) -> bool:
+    """Whether units lie along other dimensions, and none along the last: that has places."""
+    rank = len(x.shape)
+    return not varies(x.unit, rank - 1) and any(varies(x.unit, d) for d in range(rank - 1))
+
+
+def _over_places(trace: Trace, node: Node, x: Label, weight: Weight, bias: Any) -> Label:
+    """A layer that reads the places of every unit alike: the units pass, and its own stay.
+
+    A number can belong to one unit only, and those of the stream are more than a layer's.
+    """
+    for dim, role in ((0, "out"), (1, "in")):
+        ids = trace.slot(weight, dim, role)
+        trace.freeze("unit", ids, ACROSS)
+        trace.fix(ids, ACROSS)
+    shift(trace, bias, trace.slot(weight, 0, "out"))
+    trace.use(x)
+    if bias is not None:  # it is added to all units
+        trace.fix(x, "a bias over places")
+    one = trace.along(x, [len(x.shape) - 1], FACTORS)
+    return one.map(lambda ids: ids.expand(shape_of(node)))
 
 
 def dot(trace: Trace, node: Node, x: Label, columns: Tensor) -> Label:
@@ -203,14 +241,14 @@ def batch_norm(
 def _pair(trace: Trace, x: Label, weight: Any, bias: Any) -> Label:
     """An affine pair (γ, β) behind a normalisation: a scale begins, units and signs are the same.
 
-    A sign that passes flips β; γ stays.
+    A sign that passes flips β and, where it ends or begins at γ, γ.
     """
     unit, sign = x.unit, x.sign
     scale = torch.zeros_like(unit)  # 0: no factor, where there is no γ
     if weight is not None:
         scale = _vector(trace, weight, "out").view(unit.shape)
         trace.tie("unit", scale, unit)
-        trace.freeze("sign", scale, "a gain")
+        sign = trace.gain(weight, scale, sign)
     if bias is not None:  # the pair is one vector: β is not a bias of the paper's kind
         moved = _vector(trace, bias, "bias" if weight is None else "out").view(unit.shape)
         # β has γ's factor, so that both are one vector

@@ -54,8 +54,9 @@ rule("max_pool1d_with_indices")(_pool(1))
     "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
     "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
 )  # fmt: skip
-def upsample(trace: Trace, node: Node, x: Label, *args: Any, **kwargs: Any) -> Label:
+def upsample(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
     """Weighted means over places, channel by channel: linear."""
+    x = activation(trace, x)
     trace.use(x)
     return spread(trace.per_channel(x, 1), shape_of(node), 1)
 
