@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pathlib
 import re
 import subprocess
 
@@ -112,6 +113,23 @@ def test_a_run_never_writes_over_a_page():
         notebooks.run("symmetries", {}, page)
     with pytest.raises(ParameterError, match="give an output"):
         notebooks.run("symmetries", {"epochs": 1})
+
+
+def test_a_run_that_is_cut_off_does_not_say_that_it_is_finished(tmp_path, monkeypatch):
+    """What is written on the way is no page's stamp, or a sweep would take it for done."""
+
+    def cut_off(source, output, **others):
+        pathlib.Path(output).write_text(pathlib.Path(source).read_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", cut_off)
+    output = tmp_path / "symmetries.ipynb"
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.run("symmetries", {"epochs": 1}, output)
+    left = json.loads(output.read_text())
+    assert left["cells"]
+    assert "toroid" not in left["metadata"]
+    assert notebooks.run_info("symmetries") != {}
 
 
 def test_the_stamp_changes_with_the_code_and_with_a_kept_run(tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ from . import (
     tasks,
     torus,
     training,
+    zoo,
 )
 from .alignment import Alignment, align, align_all, match
 from .bends import Bend, bend
@@ -153,4 +154,5 @@ __all__ = [
     "training",
     "vgg16",
     "vgg16_bn",
+    "zoo",
 ]

@@ -18,6 +18,7 @@ from typing import Any
 import click
 import joblib
 
+from .. import zoo as networks
 from ..minimizers import Store
 from . import checkpoints, notebooks, parameters, references, relations, sweeps
 from .checkpoints import CheckpointError
@@ -436,3 +437,35 @@ def store_prune(folder: str | None) -> None:
     """Set damaged minimizers aside, and delete files that no minimizer names."""
     for path in Store(folder).prune():
         click.echo(f"{'set aside' if path.exists() else 'deleted'}: {path}")
+
+
+@main.group()
+def zoo() -> None:
+    """Small trained networks that come with the package."""
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """What there is, with the errors."""
+    click.echo(networks.table().to_string(index=False))
+
+
+@zoo.command("make")
+@click.argument("names", nargs=-1)
+@click.option(
+    "-o", "--output", type=_Folder(path_type=Path, file_okay=False),
+    default=Path(networks.__file__).parent, help="Folder to write to; by default the package's.",
+)  # fmt: skip
+@click.option(
+    "--store", "folder", type=_Folder(file_okay=False),
+    help="Trained minimizers; by default the usual store.",
+)  # fmt: skip
+def zoo_make(names: tuple[str, ...], output: Path, folder: str | None) -> None:
+    """Write the networks NAMES, or all; what the store does not have is trained."""
+    with _friendly(), _made(output) as place:
+        try:
+            written = networks.make(place, Store(folder), names)
+        except ValueError as error:
+            raise ParameterError(str(error)) from error
+    for path in written:
+        click.echo(f"{path} ({path.stat().st_size / 1000:.0f} kB)")

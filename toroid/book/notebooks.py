@@ -152,8 +152,10 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
     with tempfile.TemporaryDirectory() as folder:
         written = output or Path(folder) / page.name
         written.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(folder) / "fresh" / page.name
+        write(fresh, json.dumps(_unrun(name)).encode())
         papermill.execute_notebook(
-            _literal(page),
+            _literal(fresh),
             _literal(written),
             parameters=values,
             cwd=str(page.parent),
@@ -168,6 +170,13 @@ def run(name: str, values: Mapping[str, Any] | None = None, output: Path | None 
         if output is None:
             _publish(written, page)
     return output or page
+
+
+def _unrun(name: str) -> dict[str, Any]:
+    """A page without what its last run says of itself: one that is cut off is not finished."""
+    notebook = read(name)
+    notebook["metadata"].pop("toroid", None)
+    return notebook
 
 
 def _literal(path: Path) -> str:

@@ -66,6 +66,7 @@ class Page:
         folder: Where its tables go.
         device: Where its networks run.
         saved: The tables that it has kept so far, by name.
+        symmetries: Those of its networks, by data set, architecture and width.
         parts: What the same run has finished before, see `toroid.book.notebooks.Parts`.
 
     Raises:
@@ -80,6 +81,7 @@ class Page:
         self.folder = Path(self.values["results"])
         self.folder.mkdir(parents=True, exist_ok=True)
         self.saved: dict[str, pd.DataFrame] = {}
+        self.symmetries: dict[tuple[str, str, float], Symmetry] = {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     @cached_property
@@ -308,8 +310,12 @@ class Networks:
 
     @cached_property
     def symmetry(self) -> Symmetry:
-        """Of the network."""
-        return find_symmetries(self.model, self.train.images[:2])
+        """Of the network; settings of its training share it."""
+        key = (self.first.dataset, self.first.architecture, self.first.width)
+        known = self.page.symmetries
+        if key not in known:
+            known[key] = find_symmetries(self.model, self.train.images[:2])
+        return known[key]
 
     @property
     def refresh(self) -> Dataset | None:
@@ -393,13 +399,14 @@ class Networks:
         """
         values = self.page.values
         each = values["pairs_each"] if each is None else each
-        all_kinds = (
-            kind for kind in combinations_with_replacement(values["algorithms"], 2)
-            if DECAYED not in kind or kind[0] == kind[1]
-        )  # fmt: skip
-        for first, second in kinds or all_kinds:
+        for first, second in kinds or self._kinds():
             for a, b in notebooks.pairs(first, second, values["seeds"])[:each]:
                 yield self.pair(a, b)
+
+    def _kinds(self) -> list[tuple[str, str]]:
+        """Those of all the page's algorithms."""
+        kinds = combinations_with_replacement(self.page.values["algorithms"], 2)
+        return [kind for kind in kinds if DECAYED not in kind or kind[0] == kind[1]]
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from ..landscape import Plane
 from ..symmetry import Symmetry
 
 __all__ = [
-    "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "distances",
-    "embedding", "energies", "errors", "flatness", "hamming", "layers", "minimizers", "norms",
-    "planes", "planted", "repaired", "replicas", "scaling", "show", "slide", "style",
-    "symmetry_map",
+    "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "costs",
+    "dependence", "distances", "embedding", "energies", "errors", "flatness", "hamming", "layers",
+    "minimizers", "norms", "planes", "planted", "repaired", "replicas", "scaling", "show", "slide",
+    "style", "symmetry_map",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -724,4 +724,70 @@ def repaired(curves: pd.DataFrame, deviations: pd.DataFrame) -> Figure:
     axes[-1].set_xticks(range(1, 1 + deviations["layer"].nunique()))
     axes[-1].legend()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def dependence(table: pd.DataFrame, *, factor: str, label: str) -> Figure:
+    """Mean barriers against the levels of a factor, with their intervals.
+
+    Args:
+        table: Columns `factor`, ``panel, line, split, value, low, high``.
+        factor: Column of the abscissa; its levels stand at equal distances.
+        label: What it is called.
+
+    Returns:
+        A figure with a row for each split and a column for each panel; bars are intervals.
+    """
+    splits, columns = list(table["split"].unique()), list(table["panel"].unique())
+    levels, lines = sorted(table[factor].unique()), list(table["line"].unique())
+    figure, axes = plt.subplots(
+        len(splits), len(columns), figsize=(1 + 2.7 * len(columns), 0.8 + 2.0 * len(splits)),
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for (split, panel, name), part in table.groupby(["split", "panel", "line"], sort=False):
+        index = lines.index(name)
+        ax, part = axes[splits.index(split), columns.index(panel)], part.sort_values(factor)
+        at = np.searchsorted(levels, part[factor]) + 0.06 * (index - (len(lines) - 1) / 2)
+        bars = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(
+            at, part["value"], bars, fmt="os^Dv"[index % 5], ls=LINES[index % len(LINES)], ms=4,
+            lw=1.2, capsize=2, color=COLORS[index % len(COLORS)], label=name,
+        )  # fmt: skip
+    for split, row in zip(splits, axes, strict=True):
+        row[0].set_ylabel(f"{split} barrier\n(percentage points)")
+    for panel, ax in zip(columns, axes[0], strict=True):
+        ax.set_title(panel)
+    for ax in axes[-1]:
+        ax.set_xlabel(label)
+        ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+@_styled
+def costs(table: pd.DataFrame) -> Figure:
+    """Seconds of each step against what grows; both axes are logarithmic.
+
+    Args:
+        table: Columns ``grows, step, x, measured, exact``.
+
+    Returns:
+        A figure with a panel for each thing that grows: measured as marks, exact as a line.
+    """
+    names = list(table["grows"].unique())
+    figure, axes = plt.subplots(1, len(names), figsize=(9, 3.8), sharey=True, squeeze=False)
+    for ax, grows in zip(axes[0], names, strict=True):
+        whole = table[table["grows"] == grows]
+        for index, (step, part) in enumerate(whole.groupby("step", sort=False)):
+            color = COLORS[index]
+            ax.plot(part["x"], part["exact"], LINES[index % len(LINES)], color=color, lw=1)
+            ax.plot(part["x"], part["measured"], "os^D"[index % 4], color=color, ms=5, label=step)
+        ax.set(xlabel=grows, xscale="log", yscale="log")
+        ticks = sorted(whole["x"].unique())
+        ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        ax.set_xticks([], minor=True)
+    axes[0, 0].set_ylabel("seconds")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure

@@ -101,7 +101,8 @@ def check_data(values: Mapping[str, Any]) -> None:
             f"dataset is {name!r}; it can be {', '.join(data.DATASETS)}, or a folder of images"
         )
     known = _known(str(expanded(name)) if folder else name, os.environ.get("TOROID_DATA"))
-    if (subset := values.get("subset") or known.images) > known.images:
+    subset = max([values.get("subset") or known.images, *values.get("subsets", [])])
+    if subset > known.images:
         raise ValueError(f"subset is {subset}; {name!r} has {known.images} training images")
     several = {"arch": "mlp", "width": 1.0, "batch_size": 128}  # flatness takes lists of them
     archs, widths, batches = (
