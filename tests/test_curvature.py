@@ -62,7 +62,7 @@ def test_both_ends_of_the_spectrum_are_those_of_the_dense_hessian(trained):
     dense = torch.func.hessian(loss)(weights)
     values, vectors = torch.linalg.eigh(dense)
     found = toroid.hessian(
-        state, model, data, largest=3, smallest=2, draws=300, tolerance=1e-12, batch_size=17
+        state, model, data, largest=3, smallest=2, draws=100, tolerance=1e-12, batch_size=17
     )
     assert found.largest == pytest.approx(values.flip(0)[:3].numpy(), rel=1e-8)
     assert found.smallest == pytest.approx(values[:2].numpy(), rel=1e-6)
@@ -95,7 +95,7 @@ def test_the_density_has_the_moments_of_the_dense_hessian(trained):
         for degree in range(2 * steps):
             assert shares @ values**degree == pytest.approx(z @ power / size, rel=1e-6, abs=1e-12)
             power = dense @ power
-    whole = toroid.spectrum(state, model, data, steps=40, draws=40)
+    whole = toroid.spectrum(state, model, data, steps=30, draws=20)
     exact = np.linalg.eigvalsh(dense)
     places, width = np.linspace(exact[0] - 1, exact[-1] + 1, 400), 0.2
     expected = np.exp(-(((places[:, None] - exact) / width) ** 2) / 2).mean(1)

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from toroid.book import notebooks, sweeps
+from toroid.book import notebooks, sweeps, tables
 from toroid.book.cli import main
 from toroid.book.parameters import ParameterError
 
@@ -114,3 +114,32 @@ def test_a_cluster_that_is_not_described_is_refused(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(ParameterError, match=message), sweeps.cluster(str(path)):
         pass
+
+
+def test_sweeps_that_are_kept_come_together_with_what_they_share(monkeypatch, tmp_path):
+    for title, fixed, rates in (
+        ("r.a", {"epochs": 5}, [0.1, 0.2]),
+        ("r.b", {"augment": True}, [0.3]),
+    ):
+        place = tmp_path / "book" / "reference" / f"sweep.{title}"
+        place.mkdir(parents=True)
+        rows = pd.DataFrame({"lr": rates, "train_error": 0.001, "test_error": rates})
+        rows.to_csv(place / "minimizers.csv", index=False)
+        info = {"page": "minimizers", "fixed": fixed}
+        (place / "provenance.json").write_text(json.dumps(info))
+    monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
+    found = sweeps.together("r.", "minimizers", ["epochs", "augment", "lr"])
+    assert found["epochs"].tolist() == [5, 5, 30]
+    assert found["augment"].tolist() == [False, False, True]
+    assert found["lr"].tolist() == [0.1, 0.2, 0.3]
+    assert sweeps.together("other", "minimizers", []).empty
+
+
+def test_the_recipe_is_the_best_of_those_that_fit():
+    table = pd.DataFrame({
+        "epochs": 30, "augment": [True, False, False], "lr": 0.1, "weight_decay": 0.0,
+        "train_error": [0.07, 0.005, 0.0], "test_error": [0.1, 0.2, 0.3],
+    })  # fmt: skip
+    found = tables.recipes(table, 0.005)
+    assert found["taken"].tolist() == [False, True, False]
+    assert not tables.recipes(table, -1)["taken"].any()

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from . import notebooks
 from .parameters import ParameterError, declared, parse, root, validate
 
-__all__ = ["Grid", "Swept", "cluster", "grid", "keep", "kept", "sweep"]
+__all__ = ["Grid", "Swept", "cluster", "grid", "keep", "kept", "sweep", "together"]
 
 
 @dataclass(frozen=True)
@@ -257,6 +257,23 @@ def kept(title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not place.is_dir():
         raise FileNotFoundError(f"no sweep is kept; make it: toroid sweep ... --reference {title}")
     return pd.read_csv(place / f"{table}.csv"), json.loads((place / "provenance.json").read_text())
+
+
+def together(prefix: str, table: str, parameters: Sequence[str]) -> pd.DataFrame:
+    """A table of all kept sweeps whose titles begin alike, the parameters of each row beside it.
+
+    Args:
+        prefix: Of the titles.
+        table: As in `kept`.
+        parameters: Those that become columns, where the table has not got them.
+    """
+    found = []
+    for place in sorted((root() / "book" / "reference").glob(f"sweep.{prefix}*")):
+        rows, info = kept(place.name.removeprefix("sweep."), table)
+        known = {k: p.default for k, p in declared(info["page"]).items()} | info["fixed"]
+        missing = [name for name in parameters if name not in rows]
+        found.append(rows.assign(**{name: known[name] for name in missing}))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 @contextmanager

@@ -197,6 +197,24 @@ def training(table: pd.DataFrame, by: Sequence[str] = ("algorithm",)) -> pd.Data
     })  # fmt: skip
 
 
+RECIPE = ["epochs", "augment", "lr", "weight_decay"]
+
+
+def recipes(table: pd.DataFrame, bound: float) -> pd.DataFrame:
+    """What recipes reach, and which one the rule takes: the lowest test error of those that fit.
+
+    Args:
+        table: Columns of `RECIPE`, ``train_error, test_error``.
+        bound: Training error, as a fraction, up to which a recipe fits.
+
+    Returns:
+        A row for each, the best test error first; ``taken`` is true in one, if any fits.
+    """
+    found = table[[*RECIPE, "train_error", "test_error"]].sort_values("test_error")
+    fits = found["train_error"] <= bound
+    return found.assign(taken=found.index == fits.idxmax() if fits.any() else False)
+
+
 # --- pairs of minimizers -------------------------------------------------------------------------
 
 
