@@ -137,7 +137,7 @@ def test_the_command_lists_and_makes(small, tmp_path):
     made = CliRunner().invoke(main, ["zoo", "make", "small", *place])
     assert made.exit_code == 0, made.output
     assert (tmp_path / "out" / "small.safetensors").is_file()
-    wrong = CliRunner().invoke(main, ["zoo", "make", "smal", *place])
+    wrong = CliRunner().invoke(main, ["zoo", "make", "little", *place])
     assert wrong.exit_code == 2
     assert "small" in wrong.output
     assert "Traceback" not in wrong.output
