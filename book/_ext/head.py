@@ -58,6 +58,19 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], t
     ]
 
 
+#: Attributes that themes write and that say something false to a screen reader.
+FALSE = {
+    '<summary aria-label="Toggle hidden content">': "<summary>",  # its text says what it shows
+    '<div role="list" class="citation-list">': '<div class="citation-list">',  # has no items
+}
+
+
+def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """Take away names and roles that are not those of what is seen."""
+    for false, right in FALSE.items():
+        context["body"] = context.get("body", "").replace(false, right)
+
+
 def write_list(app: Sphinx, failure: Exception | None) -> None:
     """``llms.txt``: the book's pages as a list in Markdown (llmstxt.org), from what was built."""
     if failure is not None or app.builder.format != "html":
@@ -83,6 +96,7 @@ def _entry(app: Sphinx, page: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """After all that adds scripts."""
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", mend)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", write_list)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
