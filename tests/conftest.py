@@ -4,6 +4,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+# programs of a test's own process: importing them changes torch
+collect_ignore = ["device_steps.py", "elsewhere.py"]
+
 settings.register_profile("book", max_examples=8, deadline=None, derandomize=True)
 settings.load_profile("book")
 
