@@ -17,7 +17,7 @@ def test_kept_runs_are_labelled_by_what_they_ran():
         table, info = references.reference("minimizers", title, "minimizers")
         (run,) = (run for run in found if run.table.equals(table))
         assert run.label.startswith(f"{info['parameters']['dataset']}, ")
-        assert f"{info['parameters']['subset']} images" in run.label
+        assert f"{info['parameters'].get('subset') or 'all'} images" in run.label
         assert info["device"] in run.made
         width = info["parameters"].get("width", 1.0)
         assert (f"width {width:g}" in run.label) == (width != 1)
