@@ -347,6 +347,8 @@ class Networks:
         how: dict[str, Any] = {"precision": "int8" if self.train.binary else "float32"}
         if "precision" in self.page.values:
             how = {"channels_last": True, "precision": self.page.values["precision"]}
+        if self.page.device == "cuda":  # a GPU waits for the next launch otherwise
+            how["batch_size"] = 2500
         return Walks(self.model, self.few, self.refresh, how)
 
     def known(self, end: End, weights: str = "raw") -> dict[str, Score]:
