@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -336,6 +337,56 @@ def test_each_symmetry_is_looked_at_alone():
     worse.loc[(worse["path"] == "geodesic") & (worse["alignment"] == "aligned"), "barrier"] += 0.1
     said = claims.shows("connectivity", run_of(barriers=worse))
     assert "the permutations do the work, and the geodesic does not lower barriers" in said
+
+
+def test_without_sharp_minima_the_flat_ones_are_still_told_of():
+    """As ADV was not trained: no contrast, and which symmetry does the work all the same."""
+    alone = [
+        ({"weights": "raw", "path": "straight", "alignment": "aligned"}, ((0.5,) * 3, SHARP)),
+        ({"weights": "normalised", "path": "geodesic", "alignment": "as found"}, ((0.9,) * 3,) * 2),
+    ]
+    table = curved(((0.3,) * 3, SHARP), ((0.9,) * 3, SHARP), alone)
+    run = run_of(barriers=table[table["kind"] != "ADV-ADV"])
+    said = claims.shows("connectivity", run)
+    assert said.startswith("This run has no sharp minima")
+    assert "lowers barriers beyond the permutations" in said
+    assert "30.00 points are left" in said
+    found = claims.contrasts(run)
+    assert len(found) == 4
+    assert {"ADV", "contrast", "ratio"}.isdisjoint(found)
+    verdict = claims.c5(run)
+    assert (verdict.word, verdict.regardless) == (UNDECIDED, NOT)
+    assert any("each kind" in what for what in verdict.missing)
+
+
+def test_the_gain_of_the_geodesic_is_that_of_one_permutation():
+    way = {"alignment": "aligned", "method": "coordinate", "split": "train", "matched": "raw"}
+    lines = {"raw": ("straight", (0.5, 0.6, 0.7)), "normalised": ("geodesic", (0.1, 0.2, 0.3))}
+    rows = [
+        row
+        for weights, (path, heights) in lines.items()
+        for row in pairs_of("SGD-SGD", heights, **way, weights=weights, path=path)
+    ]
+    other = pairs_of(
+        "SGD-SGD", (0.0,) * 3, **{**way, "matched": "normalised"}, weights="raw", path="straight"
+    )
+    found = claims.gains(run_of(barriers=pd.DataFrame([*rows, *other])))
+    assert found[["pairs", "method", "matched"]].to_numpy().tolist() == [
+        ["SGD-SGD", "coordinate", "raw"]
+    ]
+    assert found[["straight", "geodesic", "gain"]].to_numpy()[0] == pytest.approx([60, 20, 40])
+
+
+def test_a_summary_tells_of_the_largest_run_beside_the_decisive_one():
+    small = run_of(barriers=curved((FLAT, SHARP), (SHARP, SHARP)))
+    table = small["barriers"]
+    large = replace(run_of(barriers=table[table["kind"] != "ADV-ADV"]), label="large")
+    first, both = claims.shows("connectivity", small), [small, large]
+    said = claims.summary("connectivity", both, "C2")
+    assert said.startswith(f"{first} On large: this run")
+    assert claims.summary("connectivity", [small], "C2") == first
+    assert claims.summary("connectivity", both) == claims.shows("connectivity", large)
+    assert claims.summary("connectivity", [], "C2") == "No run is kept."
 
 
 def matched(table, method, weights, heights):
@@ -723,6 +774,30 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
         assert len(verdict.sentence) > 20
         assert len(claims.shows(claim.page, run)) > 40
     assert found.verdict in [verdict for _, verdict in found.all]
+
+
+def test_what_merging_shows_is_the_share_that_the_geodesic_has_of_repair():
+    heights = {
+        ("raw straight", "alone"): 0.5,
+        ("raw straight", "repair"): 0.3,
+        ("geodesic", "alone"): 0.35,
+    }
+    curves = pd.DataFrame(
+        [{"path": p, "repair": r, "t": t, "error": e if t == 0.5 else 0.1}
+         for (p, r), e in heights.items() for t in (0.0, 0.5, 1.0)]
+    )  # fmt: skip
+    ways = {"one of them": 0.1, "Karcher mean": 0.2, "mean": 0.4, "ensemble of the outputs": 0.05}
+    merged = pd.DataFrame(
+        [{"trained on": "all images", "way": way, "error": error} for way, error in ways.items()]
+    )
+    said = claims.shows("merging", run_of(curves=curves, merged=merged))
+    assert "gains 20.00 points" in said
+    assert "without data, 15.00, 75 % of that" in said
+    assert "two networks (Karcher mean) errs on 20.00 %, one of them on 10.00 %" in said
+    curves.loc[curves["repair"] == "repair", "error"] = 0.6
+    worse = claims.shows("merging", run_of(curves=curves, merged=merged))
+    assert "gains -10.00 points" in worse
+    assert "% of that" not in worse
 
 
 def test_nothing_is_said_of_a_run_without_tables():

@@ -209,15 +209,15 @@ class Page:
         return verdict
 
     def shows(self, claim: str | None = None) -> None:
-        """Glue what the page shows: ``shows`` by this run, ``kept_shows`` by the decisive kept one.
+        """Glue what the page shows: ``shows`` by this run, ``kept_shows`` by those that are kept.
 
         Args:
-            claim: Whose decisive run it is; None for the largest.
+            claim: Whose decisive run comes first; None for the largest alone.
         """
         runs = references.runs(self.name)
         largest = runs[-1] if runs else None
         run = claims.decide(claim, runs).run if claim else largest
-        kept = "No run is kept." if run is None else claims.shows(self.name, run)
+        kept = claims.summary(self.name, runs, claim)
         where = "" if run is None else f"{run.label}{', seen before' if run.seen else ''}"
         here = claims.shows(self.name, self.run)
         self.glue(shows=here, kept_shows=kept, kept_shown=where or "none")

@@ -61,7 +61,9 @@ from ._paths import (
     c5,
     c6,
     contrasts,
+    gains,
     matchings,
+    means,
     said,
     treated,
     under,
@@ -112,14 +114,17 @@ __all__ = [
     "correlation",
     "decay_share",
     "decide",
+    "gains",
     "headline",
     "matching_table",
     "matchings",
+    "means",
     "missing",
     "parts_of",
     "said",
     "shows",
     "sides",
+    "summary",
     "treated",
     "under",
 ]  # fmt: skip
@@ -192,6 +197,24 @@ def decide(name: str, runs: Sequence[Run]) -> Decided:
         return Decided(None, nothing, [])
     run, verdict = max(found, key=lambda pair: _rank(*pair))
     return Decided(run, verdict, found)
+
+
+def summary(page: str, runs: Sequence[Run], claim: str | None = None) -> str:
+    """What a page shows: by the decisive run, and by the largest where that is another one.
+
+    Args:
+        page: Its name.
+        runs: Of that page, the largest last.
+        claim: Whose decisive run it is; None for the largest alone.
+    """
+    if not runs:
+        return "No run is kept."
+    decisive, largest = (decide(claim, runs).run if claim else None) or runs[-1], runs[-1]
+    said = shows(page, decisive)
+    if largest is decisive:
+        return said
+    more = shows(page, largest)
+    return f"{said} On {largest.label}: {more[0].lower()}{more[1:]}"
 
 
 def _rank(run: Run, verdict: Verdict) -> tuple[float, ...]:

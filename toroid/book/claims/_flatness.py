@@ -17,7 +17,7 @@ from ._statistics import (
     correlation,
     networks_in,
 )
-from ._words import NOT, PARTLY, REPRODUCED, Verdict, decide, undecided
+from ._words import NOT, PARTLY, REPRODUCED, UNDECIDED, Verdict, decide, undecided
 
 SETTING = ["width", "lr", "batch_size", "seed"]
 DECAYED = "sgd_decayed"
@@ -230,10 +230,10 @@ def c4_of(run: Run, pairs: pd.DataFrame, column: str) -> Verdict:
     if not (pairs["kind"] == UNTRAINED).any():
         listed = ", ".join(f"{m:.3f} ({k})" for k, m in zip(SHORT, means, strict=True))
         lacking += ("distances of untrained pairs (not kept)",)
-        return decide(
-            NOT, f"Mean distances of aligned pairs: {listed}; there is nothing to compare with.",
-            lacking, networks=networks_in(within), pairs=len(within),
-        )  # fmt: skip
+        evidence = f"Mean distances of aligned pairs: {listed}; there is nothing to compare with."
+        return Verdict(
+            UNDECIDED, evidence, missing=lacking, networks=networks_in(within), pairs=len(within)
+        )
     drawn = Networks(pairs)
     found = closeness(pairs, column, drawn)
     values = [found[kind].value for kind in WITHIN]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ...landscape import Curve
-from ._runs import WITHIN, Run, missing
+from ._runs import SHORT, WITHIN, Run, missing
 from ._statistics import Estimate, Networks, Sample, networks_in, written
 from ._words import NOT, PARTLY, REPRODUCED, Verdict, decide, undecided
 
@@ -154,38 +154,70 @@ def contrasts(run: Run) -> pd.DataFrame:
         run: Of the page ``connectivity``.
 
     Returns:
-        A row for each treatment: ``weights, path, alignment, method, matched``, the means ``RSGD``
-        and ``ADV`` and their ``contrast``, in percentage points, and ``ratio``, with intervals;
-        where there are such pairs, the mean ``SGD+``, of SGD with the weight decay of RSGD.
+        A row for each treatment: ``weights, path, alignment, method, matched``, the means ``RSGD``,
+        ``SGD``, ``ADV`` and ``SGD+`` (SGD with the weight decay of RSGD) of the pairs that are
+        there, and of RSGD and ADV the ``contrast``, in percentage points, and the ``ratio``.
     """
     table = _train(run)
     keys = ["weights", "path", "alignment", "method", "matched"]
     networks, rows = Networks(table), []
     for row in table[keys].drop_duplicates().itertuples(index=False, name=None):
-        *what, method, matched = row
-        found = contrast(table, dict(zip(keys, what, strict=False)), (method, matched), networks)
-        if found is not None:
-            rows.append({
-                **dict(zip(keys, row, strict=True)), "RSGD": found.flat.estimate,
-                "ADV": found.sharp.estimate, "contrast": found.difference, "ratio": found.ratio,
-                **baseline(table, dict(zip(keys, row, strict=True)), networks),
-            })  # fmt: skip
+        how = dict(zip(keys, row, strict=True)), (row[-2], row[-1]), networks
+        if left := means(table, *how):
+            found = contrast(table, *how)
+            told = {"contrast": found.difference, "ratio": found.ratio} if found else {}
+            rows.append(how[0] | left | told)
     return pd.DataFrame(rows)
 
 
-def baseline(
-    table: pd.DataFrame, treatment: dict[str, str], networks: Networks
-) -> dict[str, Estimate]:
-    """The mean barrier of SGD with the weight decay of RSGD, in percentage points, if kept.
+def means(
+    table: pd.DataFrame, treatment: dict[str, str], matching: tuple[str, str] = PAPERS,
+    networks: Networks | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
+    """The mean barrier within each algorithm under one treatment, in percentage points.
 
     Args:
         table: Barriers of one split.
-        treatment: Values of columns.
+        treatment: As `treated`.
+        matching: As `treated`.
         networks: As `contrast`.
+
+    Returns:
+        By the algorithm's short name, of those that have pairs; ``SGD+`` is SGD with the weight
+        decay of RSGD.
     """
-    rows = table[(table[list(treatment)] == pd.Series(treatment)).all(axis=1)]
-    pairs = _pairs(rows[rows["kind"] == "SGD+-SGD+"])
-    return {"SGD+": networks.mean(pairs, pairs["barrier"]).estimate} if len(pairs) else {}
+    pairs = _pairs(treated(table, treatment, matching))
+    drawn, found = networks or Networks(table), {}
+    for name in (*SHORT, "SGD+"):
+        part = pairs[pairs["kind"] == f"{name}-{name}"]
+        if len(part):
+            found[name] = drawn.mean(part, part["barrier"]).estimate
+    return found
+
+
+def gains(run: Run) -> pd.DataFrame:
+    """What the geodesic adds to a permutation: both paths, with one and the same permutation.
+
+    Args:
+        run: Of the page ``connectivity``.
+
+    Returns:
+        A row for each algorithm and permutation, ``pairs, method, matched``, the mean barriers
+        ``straight`` (raw) and ``geodesic``, and ``gain``, their difference, in percentage points.
+    """
+    table = _train(run)
+    same = table[(table["alignment"] == "aligned") & table["kind"].isin(WITHIN)]
+    keys = ["kind", "method", "matched"]
+    straight, geodesic = (
+        100
+        * same[(same["weights"] == weights) & (same["path"] == path)]
+        .groupby(keys)["barrier"]
+        .mean()
+        for weights, path in (("raw", "straight"), ("normalised", "geodesic"))
+    )
+    both = pd.DataFrame({"straight": straight, "geodesic": geodesic}).dropna()
+    both["gain"] = both["straight"] - both["geodesic"]
+    return both.reset_index().rename(columns={"kind": "pairs"})
 
 
 def c2(run: Run, matching: tuple[str, str] = PAPERS) -> Verdict:

@@ -13,9 +13,8 @@ from ._paths import (
     BEFORE,
     PERMUTATIONS,
     SCALES,
-    Contrast,
-    baseline,
     contrast,
+    means,
     treated,
     under,
 )
@@ -42,30 +41,31 @@ def _connectivity(run: Run) -> list[str]:
     table = run["barriers"]
     train = table[table["split"] == "train"]
     networks = Networks(train)
-    found = {
-        name: contrast(train, treatment, networks=networks)
-        for name, treatment in (
-            ("after", AFTER), ("before", BEFORE), ("permutations", PERMUTATIONS), ("scales", SCALES)
-        )
+    treatments = {
+        "after": AFTER, "before": BEFORE, "permutations": PERMUTATIONS, "scales": SCALES
     }  # fmt: skip
-    known = {name: c for name, c in found.items() if c is not None}
-    if len(known) < len(found):
-        return ["This run has no pairs of the flattest and of the sharpest algorithm to compare"]
-    return [_ratios(known), _work(known), _decayed(train, networks), _rest(known)]
+    flat = {
+        name: means(train, treatment, networks=networks) for name, treatment in treatments.items()
+    }
+    left = {name: found["RSGD"].value for name, found in flat.items() if "RSGD" in found}
+    if len(left) < len(treatments):
+        return ["This run has no pairs of the flattest algorithm on every kind of path"]
+    return [_ratios(train, networks), _work(left), _decayed(train, networks), _rest(left)]
 
 
-def _ratios(found: dict[str, Contrast]) -> str:
+def _ratios(train: pd.DataFrame, networks: Networks) -> str:
     """The direction and its size."""
-    after, before = found["after"].ratio, found["before"].ratio
+    after, before = (contrast(train, t, networks=networks) for t in (AFTER, BEFORE))
+    if after is None or before is None:
+        return "This run has no sharp minima to compare with"
     return (
-        f"With both symmetries removed the barrier between sharp minima is {after} times that "
-        f"between flat ones, and {before} times as the networks were found"
+        f"With both symmetries removed the barrier between sharp minima is {after.ratio} times "
+        f"that between flat ones, and {before.ratio} times as the networks were found"
     )
 
 
-def _work(found: dict[str, Contrast]) -> str:
-    """Which symmetry does the work."""
-    left = {name: c.flat.value for name, c in found.items()}
+def _work(left: dict[str, float]) -> str:
+    """Which symmetry does the work, by what is left between flat minima."""
     both, alone = left["after"], left["permutations"]
     sizes = (
         f"between flat minima {written(left['before'])} percentage points become {written(alone)} "
@@ -81,20 +81,17 @@ def _work(found: dict[str, Contrast]) -> str:
 
 def _decayed(train: pd.DataFrame, networks: Networks) -> str:
     """What weight decay does by itself, where it was measured."""
-    aligned = {**AFTER, "method": "sequential", "matched": "normalised"}
-    left = baseline(train, aligned, networks)
-    if not left:
+    left = means(train, AFTER, networks=networks)
+    if "SGD+" not in left:
         return ""
     return f"SGD with RSGD's weight decay leaves {written(left['SGD+'].value)}"
 
 
-def _rest(found: dict[str, Contrast]) -> str:
+def _rest(left: dict[str, float]) -> str:
     """What it does not show."""
-    left = found["after"].flat.value
-    if left >= 1:
-        return (
-            f"it does not show that flat minima are connected, as {written(left)} points are left"
-        )
+    if left["after"] >= 1:
+        points = written(left["after"])
+        return f"it does not show that flat minima are connected, as {points} points are left"
     return "it does not show why the sharp ones are apart"
 
 
@@ -103,10 +100,10 @@ def _distances(run: Run) -> list[str]:
     aligned = treated(table, {"alignment": "aligned"}, ("sequential", "normalised"))
     column = angle_column(table)
     if not (aligned["kind"] == UNTRAINED).any():
-        means = aligned.groupby("kind")[column].mean().reindex(WITHIN)
+        angles = aligned.groupby("kind")[column].mean().reindex(WITHIN)
         return [
             "Aligned, "
-            + ", ".join(f"{k} pairs are {m:.3f}" for k, m in zip(SHORT, means, strict=True))
+            + ", ".join(f"{k} pairs are {m:.3f}" for k, m in zip(SHORT, angles, strict=True))
             + " radians apart; how far that is is not known without untrained pairs"
         ]
     close = closeness(aligned, column)
@@ -118,7 +115,7 @@ def _distances(run: Run) -> list[str]:
     clauses = [f"Aligned, networks are closer than untrained ones: {listed}"]
     if "disagreement" in aligned and aligned["disagreement"].notna().any():
         shares = 100 * aligned.groupby("kind")["disagreement"].mean().reindex(WITHIN)
-        differ = ", ".join(f"{s:.1f} % ({k})" for k, s in zip(SHORT, shares, strict=True))
+        differ = ", ".join(f"{s:.1f} % ({k})" for k, s in zip(SHORT, shares, strict=True) if s == s)
         clauses.append(f"they predict another class for {differ} of the test images")
     clauses.append("an angle does not say what two networks have learnt alike")
     return clauses
@@ -172,18 +169,36 @@ def _flatness(run: Run) -> list[str]:
 
 def _minimizers(run: Run) -> list[str]:
     table = run["minimizers"]
-    means = table.groupby("algorithm", sort=False)[["train_error", "test_error"]].mean()
+    errors = table.groupby("algorithm", sort=False)["test_error"].mean()
     names = {**dict(zip(ALGORITHMS, SHORT, strict=True)), "sgd_decayed": "SGD with RSGD's decay"}
     listed = ", ".join(
-        f"{100 * means.loc[a, 'test_error']:.1f} % ({name})"
-        for a, name in names.items()
-        if a in means.index
+        f"{100 * errors[a]:.1f} % ({name})" for a, name in names.items() if a in errors.index
     )
     failed = int((table["failed"].fillna("") != "").sum())
     return [
         f"Test errors are {listed}, {failed} of {len(table)} networks failed in their training, "
         f"and the largest training error is {100 * table['train_error'].max():.2f} %",
         "test errors alone do not say which minima are flat",
+    ]
+
+
+def _merging(run: Run) -> list[str]:
+    curves, merged = run["curves"], run["merged"]
+    half = (
+        curves[(curves["t"] - 0.5).abs() < 1e-9].groupby(["path", "repair"])["error"].mean() * 100
+    )
+    lost, free = half["raw straight", "alone"], half["geodesic", "alone"]
+    gain = lost - half["raw straight", "repair"]
+    share = f", {100 * (lost - free) / gain:.0f} % of that" if gain > 0 else ""
+    errors = 100 * merged[merged["trained on"] == "all images"].groupby("way")["error"].mean()
+    one, ceiling = errors.pop("one of them"), errors.pop("ensemble of the outputs")
+    return [
+        f"Half way between two aligned networks {written(lost)} % of the test images are wrong on "
+        f"the raw straight line; repairing it with data gains {written(gain)} points, and the "
+        f"geodesic alone, without data, {written(lost - free)}{share}",
+        f"the best mean of two networks ({errors.idxmin()}) errs on {written(errors.min())} %, one "
+        f"of them on {written(one)} %, and both together, as an ensemble, on {written(ceiling)} %",
+        "a few pairs do not say which mean is the best for other networks",
     ]
 
 
@@ -219,7 +234,8 @@ def _shallow(run: Run) -> list[str]:
 
 SENTENCES: dict[str, Callable[[Run], list[str]]] = {
     "connectivity": _connectivity, "distances": _distances, "bend": _bend, "flatness": _flatness,
-    "minimizers": _minimizers, "binary": _binary, "classifiers": _classifiers, "shallow": _shallow,
+    "minimizers": _minimizers, "merging": _merging, "binary": _binary,
+    "classifiers": _classifiers, "shallow": _shallow,
 }  # fmt: skip
 
 

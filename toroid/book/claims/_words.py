@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._runs import Run
 from ._statistics import Estimate, written
@@ -30,6 +30,7 @@ class Verdict:
         pairs: Of how many pairs; 0 where it is not of pairs.
         parts: What the claim is made of, each with a word or a number, one by one.
         missing: Preconditions that the run does not meet; none unless it is not decided.
+        regardless: The word of the test alone, whatever is missing; empty where it has none.
     """
 
     word: str
@@ -41,6 +42,7 @@ class Verdict:
     pairs: int = 0
     parts: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    regardless: str = ""
 
     def __post_init__(self) -> None:
         if self.word not in WORDS or (self.word == UNDECIDED) != bool(self.missing):
@@ -61,9 +63,11 @@ class Verdict:
         return self.evidence + lacking
 
 
-def decide(word: str, evidence: str, missing: tuple[str, ...], **details: object) -> Verdict:
+def decide(word: str, evidence: str, missing: tuple[str, ...], **details: Any) -> Verdict:
     """A verdict, which a run that misses a precondition does not get."""
-    return Verdict(UNDECIDED if missing else word, evidence, missing=missing, **details)  # type: ignore[arg-type]
+    return Verdict(
+        UNDECIDED if missing else word, evidence, missing=missing, regardless=word, **details
+    )
 
 
 def undecided(*missing: str) -> Verdict:
