@@ -54,6 +54,26 @@ def test_a_duration_is_in_the_unit_that_shows_it(seconds, words):
     assert references._duration(seconds) == words
 
 
+def test_a_kept_run_has_the_command_that_makes_it():
+    """Its preset, what was given beside it, and nothing else."""
+    assert references.command("connectivity.cifar10-all") == (
+        "toroid run connectivity --preset cifar10-all "
+        "-p algorithms=replicated_sgd,sgd,sgd_decayed --reference"
+    )
+    for path in (parameters.root() / "book" / "reference").glob("*/provenance.json"):
+        words = references.command(path.parent.name).split()
+        info = json.loads(path.read_text())
+        given = [words[i + 1] for i, word in enumerate(words) if word == "-p"]
+        if words[1] == "sweep":
+            assert {g.partition("=")[0] for g in given} == {*info["fixed"], *info["varied"]}
+            continue
+        name, title = words[2], words[4]
+        usual = {key: p.default for key, p in parameters.declared(name).items()}
+        found = usual | parameters.preset(name, title) | parameters.parse(name, given)
+        known = {k: v for k, v in info["parameters"].items() if k in usual}
+        assert {k: found[k] for k in known} == known, path.parent.name
+
+
 def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
     (tmp_path / "_toc.yml").touch()

@@ -13,9 +13,9 @@ import pandas as pd
 from .. import data
 from .._files import write
 from .claims import Run
-from .parameters import declared, presets, root
+from .parameters import declared, preset, presets, root
 
-__all__ = ["Kept", "keep", "kept", "label_of", "reference", "runs", "titles"]
+__all__ = ["Kept", "command", "keep", "kept", "label_of", "reference", "runs", "titles"]
 
 
 def keep(notebook: Path, title: str) -> Path:
@@ -125,6 +125,39 @@ def titles(name: str) -> list[str]:
     """
     folders = {path.parent.name for path in (root() / "book" / "reference").glob("*/*.json")}
     return [title for title in presets(name) if f"{name}.{title}" in folders]
+
+
+def command(folder: str) -> str:
+    """The command that makes a kept run again: its preset, and all that it had otherwise.
+
+    Args:
+        folder: In ``book/reference/``, ``"<notebook>.<preset>"`` or ``"sweep.<title>"``.
+
+    Returns:
+        One line; it keeps the new run in the old one's place.
+    """
+    path = root() / "book" / "reference" / folder / "provenance.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    name, _, title = folder.partition(".")
+    if name == "sweep":
+        given = {k: _word(v, ";") for k, v in info["fixed"].items()}
+        given |= {k: ",".join(_word(v, ";") for v in vs) for k, vs in info["varied"].items()}
+        words = ["toroid sweep", info["page"], *_options(given), "--reference", title]
+        return " ".join(words)
+    usual = {k: p.default for k, p in declared(name).items()} | preset(name, title)
+    given = {
+        k: _word(v, ",") for k, v in info["parameters"].items() if k in usual and v != usual[k]
+    }
+    words = ["toroid run", name, "--preset", title, *_options(given), "--reference"]
+    return " ".join(words)
+
+
+def _options(given: Mapping[str, str]) -> list[str]:
+    return [f"-p {name}={value}" for name, value in given.items()]
+
+
+def _word(value: Any, between: str) -> str:
+    return between.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _duration(seconds: float) -> str:
