@@ -171,7 +171,10 @@ def test_networks_that_torch_differentiates_in_one_way_only(kind):
     with sdpa_kernel(SDPBackend.MATH):
         weights.requires_grad_()
         (slope,) = torch.autograd.grad(loss(weights), weights, create_graph=True)
-        (expected,) = torch.autograd.grad(slope @ vector, weights)
+        try:
+            (expected,) = torch.autograd.grad(slope @ vector, weights)
+        except RuntimeError as error:  # torch 2.6 has no second derivative of grid_sample at all
+            pytest.skip(str(error).splitlines()[0])
     ours = curvature._Loss(state, model, data, toroid.tasks.classification, 1.0, 5)
     assert ours.operator.matvec(vector.numpy()) == pytest.approx(expected.numpy(), rel=1e-8)
     assert ours.forward == (kind is Attending)

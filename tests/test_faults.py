@@ -213,6 +213,10 @@ def test_a_local_generator_draws_the_bits_of_the_global_one(name):
     assert not _random.draws(lambda: dropout(x, 0.3, training=False))
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="torch 2.6 cannot trace a network while another thread runs any: it raises",
+)
 def test_what_torch_cannot_do_in_two_threads_is_done_in_turn(digits):
     model = toroid.models.build("lenet", digits.shape, 10, 0.3)
     states = [toroid.models.build("lenet", digits.shape, 10, 0.3).state_dict() for _ in range(2)]

@@ -133,7 +133,7 @@ def test_energies_are_in_percent():
     _, state, symmetry = small(3, 2)
     walked = drawings.walks(state, symmetry, [0, 0.2], draws=4)[:, :, 0]
     left, right = drawings.energy(walked, table).axes
-    assert np.allclose(right.containers[0].lines[0].get_ydata(), [10, 30])
+    assert np.allclose(right.containers[0].lines[0].get_ydata(orig=False), [10, 30])
     assert len(left.lines) == 2 * 4 + 1
 
 
