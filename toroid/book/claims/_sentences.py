@@ -189,7 +189,7 @@ def _merging(run: Run) -> list[str]:
     )
     lost, free = half["raw straight", "alone"], half["geodesic", "alone"]
     gain = lost - half["raw straight", "repair"]
-    share = f", {100 * (lost - free) / gain:.0f} % of that" if gain > 0 else ""
+    share = f", {100 * (lost - free) / gain:.0f} % of that" if gain >= 0.1 else ""
     errors = 100 * merged[merged["trained on"] == "all images"].groupby("way")["error"].mean()
     one, ceiling = errors.pop("one of them"), errors.pop("ensemble of the outputs")
     return [
