@@ -19,10 +19,14 @@ __all__ = ["FIGURES", "paths", "planes"]
 
 #: What a line of a second and a third treatment looks like, as `plotting.LINES`.
 DASHES = ("solid", "dash", "dashdot", "dot")
+#: Of each kind that are drawn: a page is smaller than a megabyte.
+PAIRS = 5
 
 
 def paths() -> dict[str, Any]:
-    """Error and loss along every path of the kept runs of the page ``connectivity``.
+    """Error and loss along the paths of the kept runs of the page ``connectivity``.
+
+    Of each kind the first `PAIRS` pairs; all of them are in the run's table.
 
     Returns:
         ``choices``: names and their values, in the order in which a reader makes them; ``rows``:
@@ -37,10 +41,16 @@ def paths() -> dict[str, Any]:
             "pair": run.table["pair"], "t": run.table["t"], "error": 100 * run.table["error"],
             "loss": run.table["loss"],
         })
-        for run in _decisive_first()
+        for run in map(_first_pairs, _decisive_first())
     ]  # fmt: skip
     found = _rows(runs, ["t", "error", "loss"])
     return {**found, "draw": "curves", "colors": COLORS, "dashes": DASHES} if runs else {}
+
+
+def _first_pairs(run: references.Kept) -> references.Kept:
+    """As many pairs of each kind as a page has room for."""
+    few = run.table.groupby("kind")["pair"].transform(lambda pairs: pd.factorize(pairs)[0] < PAIRS)
+    return run._replace(table=run.table[few.astype(bool)])
 
 
 def _decisive_first() -> list[references.Kept]:
