@@ -776,6 +776,34 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
     assert found.verdict in [verdict for _, verdict in found.all]
 
 
+def test_the_answers_say_what_holds_what_only_in_small_networks_and_what_is_open():
+    table = curved((SHARP, SHARP), (SHARP, SHARP))
+    flat = curved((FLAT, SHARP), (SHARP, SHARP))
+    flat.loc[flat["kind"] == "RSGD-RSGD", "barrier"] = [0.001] * 3 + [0.2] * 3
+    small = replace(run_of({"training images": 60_000}, barriers=flat), label="small")
+    large = replace(run_of(barriers=table[table["kind"] != "ADV-ADV"]), label="large")
+    decided = {
+        "C5": claims.decide("C5", [small, large]), "C6": claims.decide("C6", []),
+        "C8": claims.decide("C8", []),
+    }  # fmt: skip
+    holds, smaller, unknown = claims.answers(decided)
+    assert holds == (
+        "What holds: barriers along the geodesics between flat minima are small (C5, small)."
+    )
+    assert smaller.startswith("What does not hold on the largest network: C5 on large: between")
+    assert unknown == "What is open, for what its runs lack: C6 (a kept run)."
+    assert claims.answers({})[0] == "What holds: nothing."
+
+
+def test_the_ends_of_each_pair_are_its_barriers_before_and_after():
+    run = run_of(barriers=curved((FLAT, SHARP), (SHARP, SHARP)))
+    found = claims.ends(run).set_index(["algorithm", "pair"])
+    assert found.loc["RSGD", "before"].tolist() == pytest.approx([20, 21, 22])
+    assert found.loc["RSGD", "after"].tolist() == pytest.approx([2, 2.1, 2.2])
+    assert sorted({*found.index.get_level_values(0)}) == ["ADV", "RSGD", "SGD"]
+    assert "nothing can be said" in claims.work(run)  # each symmetry alone was not measured
+
+
 def test_what_merging_shows_is_the_share_that_the_geodesic_has_of_repair():
     heights = {
         ("raw straight", "alone"): 0.5,

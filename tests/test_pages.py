@@ -96,6 +96,23 @@ def test_a_verdict_stands_beside_those_of_the_kept_runs(tmp_path, glued, monkeyp
     assert glued["shows"] == claims.shows("bend", here.run) != glued["kept_shows"]
 
 
+def test_a_pair_is_a_line_from_its_barrier_before_to_that_after():
+    table = pd.DataFrame(
+        {
+            "algorithm": ["RSGD", "RSGD", "ADV"],
+            "before": [5.0, 6.0, 70.0],
+            "after": [0.2, 0.0, 60.0],
+        }
+    )
+    figure = plotting.barriers({"one": table, "two": table[:2]}, least=0.02)
+    first, second = figure.axes
+    lines = [[*line.get_ydata()] for line in first.lines if len(line.get_ydata()) == 2]
+    assert lines == [[5, 0.2], [6, 0.02], [70, 60], [1, 1]]  # the last one is the bound
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["RSGD", "ADV"]
+    assert len(second.get_xticklabels()) == 1
+    plotting.plt.close(figure)
+
+
 def test_what_a_page_shows_without_a_kept_run(tmp_path, glued, monkeypatch):
     monkeypatch.setattr(references, "runs", lambda name: [])
     here = page(tmp_path, "bend")

@@ -10,7 +10,7 @@ import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
-from toroid.book import claims, notebooks, parameters
+from toroid.book import cards, claims, notebooks, parameters, references
 
 
 class _Table(Directive):
@@ -94,6 +94,15 @@ class PaperMap(_Table):
         return rows
 
 
+class Verdicts(Directive):
+    """``{verdicts}``: the claims in a line, each with the verdict of its decisive run."""
+
+    def run(self) -> list[nodes.Node]:
+        runs = {name: references.runs(c.page) for name, c in claims.CLAIMS.items()}
+        decided = {name: claims.decide(name, found) for name, found in runs.items()}
+        return [nodes.raw("", str(cards.strip(decided)), format="html")]
+
+
 class Bibtex(Directive):
     """``{bibtex}``: what to cite, the paper and the software, from ``CITATION.cff``."""
 
@@ -151,6 +160,7 @@ def setup(app: object) -> dict[str, bool]:
     app.add_directive("runs", Runs)
     app.add_directive("paper-map", PaperMap)
     app.add_directive("bibtex", Bibtex)
+    app.add_directive("verdicts", Verdicts)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

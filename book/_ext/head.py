@@ -13,7 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 #: The picture of a page that has none of its own.
-PREVIEW = "fig-flagship.png"
+PREVIEW = "fig-barriers.png"
 
 
 def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Any, ParamSpec
@@ -22,10 +22,10 @@ from ..landscape import Plane
 from ..symmetry import Symmetry
 
 __all__ = [
-    "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "bends", "connectivity", "costs",
-    "dependence", "distances", "embedding", "energies", "errors", "flatness", "hamming", "layers",
-    "minimizers", "norms", "planes", "planted", "repaired", "replicas", "scaling", "show", "slide",
-    "style", "symmetry_map",
+    "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "barriers", "bends", "connectivity",
+    "costs", "dependence", "distances", "embedding", "energies", "errors", "flatness",
+    "hamming", "layers", "minimizers", "norms", "planes", "planted", "repaired", "replicas",
+    "scaling", "show", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -237,6 +237,40 @@ def connectivity(curves: pd.DataFrame, chance: float | None = None) -> Figure:
 
 #: What the paper's slides set side by side: weights and path.
 SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
+
+
+@_styled
+def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float = 0.02) -> Figure:
+    """Barriers before and after the symmetries are removed, run by run: a line for each pair.
+
+    Args:
+        runs: By name, columns ``algorithm`` (short name), ``before``, ``after``, in percentage
+            points.
+        bound: A dashed line.
+        least: Where the axis ends; barriers below are drawn there.
+
+    Returns:
+        A figure with a panel for each run, on one logarithmic axis.
+    """
+    size = (1.2 + 2.0 * len(runs), 3.4)
+    figure, axes = plt.subplots(1, len(runs), figsize=size, sharey=True, squeeze=False)
+    looks = dict(zip(SHORT.values(), (ALGORITHMS.get(k) for k in SHORT), strict=True))
+    for ax, (name, table) in zip(axes[0], runs.items(), strict=True):
+        kinds = [k for k in ("RSGD", "SGD", "ADV") if (table["algorithm"] == k).any()]
+        for x, kind in enumerate(kinds):
+            color, _, mark = looks[kind] or (COLORS[-1], "", "o")
+            part = table[table["algorithm"] == kind]
+            for y in part[["before", "after"]].clip(lower=least).to_numpy():
+                ax.plot([x - 0.22, x + 0.22], y, color=color, lw=0.8, alpha=0.6)
+                ax.plot(x - 0.22, y[0], mark, color=color, mfc="white", ms=5)
+                ax.plot(x + 0.22, y[1], mark, color=color, ms=5)
+        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set(xlim=(-0.6, len(kinds) - 0.4), yscale="log")
+        ax.set_title(textwrap.fill(name, 18), fontsize="small")
+        ax.axhline(bound, color="black", linestyle="--", linewidth=0.8)
+    axes[0, 0].set_ylabel("barrier of the training error (points)")
+    axes[0, 0].set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    return figure
 
 
 @_styled

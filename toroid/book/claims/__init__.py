@@ -44,7 +44,7 @@ Tables, one file each, a row for each thing, fractions and not per cent:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -61,6 +61,7 @@ from ._paths import (
     c5,
     c6,
     contrasts,
+    ends,
     gains,
     matchings,
     means,
@@ -69,7 +70,7 @@ from ._paths import (
     under,
 )
 from ._runs import ALGORITHMS, UNTRAINED, WITHIN, Run, Scale, missing
-from ._sentences import barrier_table, matching_table, shows
+from ._sentences import barrier_table, matching_table, shows, work
 from ._statistics import Chance, Estimate, Networks, Sample, correlation
 from ._words import NOT, PARTLY, REPRODUCED, UNDECIDED, WORDS, Claim, Verdict
 
@@ -96,6 +97,7 @@ __all__ = [
     "Scale",
     "Verdict",
     "angle_column",
+    "answers",
     "barrier_table",
     "barriers",
     "by_matching",
@@ -114,6 +116,7 @@ __all__ = [
     "correlation",
     "decay_share",
     "decide",
+    "ends",
     "gains",
     "headline",
     "matching_table",
@@ -127,6 +130,7 @@ __all__ = [
     "summary",
     "treated",
     "under",
+    "work",
 ]  # fmt: skip
 
 #: The paper's claims by their number in this project.
@@ -215,6 +219,41 @@ def summary(page: str, runs: Sequence[Run], claim: str | None = None) -> str:
         return said
     more = shows(page, largest)
     return f"{said} On {largest.label}: {more[0].lower()}{more[1:]}"
+
+
+def answers(decided: Mapping[str, Decided]) -> list[str]:
+    """The empirical claims in three sentences: what holds, what in small ones only, what is open.
+
+    Args:
+        decided: By claim, the runs of each from the smallest to the largest.
+
+    Returns:
+        A sentence of each kind; where there is nothing of a kind, it says so.
+    """
+    own = {name: d for name, d in decided.items() if CLAIMS[name].kind == "empirical"}
+    held, smaller, unknown = [], [], []
+    for name, (run, verdict, runs) in own.items():
+        if run is None or verdict.word == UNDECIDED:
+            more = f", and {n} more" if (n := len(verdict.missing) - 1) > 0 else ""
+            unknown.append(f"{name} ({verdict.missing[0]}{more})")
+        elif verdict.word != NOT:
+            what = CLAIMS[name].statement
+            told = what if what[:2].isupper() else what[0].lower() + what[1:]
+            part = "in part, " if verdict.word == PARTLY else ""
+            held.append(f"{told.rstrip('.')} ({name}, {part}{run.label})")
+            later = runs[[other is run for other, _ in runs].index(True) + 1 :]
+            smaller += [
+                f"{name} on {other.label}: {found.evidence[0].lower()}{found.evidence[1:-1]}"
+                for other, found in later[-1:]
+                if found.regardless == NOT
+            ]
+    return [
+        f"{start} {'; '.join(found) or 'nothing'}."
+        for start, found in (
+            ("What holds:", held), ("What does not hold on the largest network:", smaller),
+            ("What is open, for what its runs lack:", unknown),
+        )
+    ]  # fmt: skip
 
 
 def _rank(run: Run, verdict: Verdict) -> tuple[float, ...]:

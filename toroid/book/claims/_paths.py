@@ -195,6 +195,26 @@ def means(
     return found
 
 
+def ends(run: Run) -> pd.DataFrame:
+    """Training barriers within each algorithm, before and after the symmetries are removed.
+
+    Args:
+        run: Of the page ``connectivity``.
+
+    Returns:
+        A row for each pair: ``algorithm`` (short), ``pair``, and in percentage points ``before``
+        (raw, as found, straight) and ``after`` (normalised, aligned, geodesic).
+    """
+    table = _train(run)
+    keys = ["kind", "first_seed", "second_seed"]
+    before, after = (_pairs(treated(table, t)).set_index(keys)["barrier"] for t in (BEFORE, AFTER))
+    both = pd.DataFrame({"before": before, "after": after}).reset_index()
+    first, second = (both["kind"].str.split("-").str[i] for i in (0, 1))
+    both["pair"] = both["first_seed"].astype(str) + "-" + both["second_seed"].astype(str)
+    both["algorithm"] = first
+    return both.loc[first == second, ["algorithm", "pair", "before", "after"]]
+
+
 def gains(run: Run) -> pd.DataFrame:
     """What the geodesic adds to a permutation: both paths, with one and the same permutation.
 

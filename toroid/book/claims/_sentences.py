@@ -37,10 +37,20 @@ def shows(page: str, run: Run) -> str:
     return "; ".join(clause for clause in SENTENCES[page](run) if clause) + "."
 
 
-def _connectivity(run: Run) -> list[str]:
+def work(run: Run) -> str:
+    """Which symmetry does the work in a run of the page ``connectivity``.
+
+    Args:
+        run: Of it.
+    """
     table = run["barriers"]
     train = table[table["split"] == "train"]
-    networks = Networks(train)
+    left = _left(train, Networks(train))
+    return _work(left) if left else "nothing can be said of the symmetries"
+
+
+def _left(train: pd.DataFrame, networks: Networks) -> dict[str, float]:
+    """What is left between flat minima under each treatment; nothing where one was not measured."""
     treatments = {
         "after": AFTER, "before": BEFORE, "permutations": PERMUTATIONS, "scales": SCALES
     }  # fmt: skip
@@ -48,7 +58,15 @@ def _connectivity(run: Run) -> list[str]:
         name: means(train, treatment, networks=networks) for name, treatment in treatments.items()
     }
     left = {name: found["RSGD"].value for name, found in flat.items() if "RSGD" in found}
-    if len(left) < len(treatments):
+    return left if len(left) == len(treatments) else {}
+
+
+def _connectivity(run: Run) -> list[str]:
+    table = run["barriers"]
+    train = table[table["split"] == "train"]
+    networks = Networks(train)
+    left = _left(train, networks)
+    if not left:
         return ["This run has no pairs of the flattest algorithm on every kind of path"]
     return [_ratios(train, networks), _work(left), _decayed(train, networks), _rest(left)]
 
