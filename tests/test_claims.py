@@ -804,6 +804,17 @@ def test_the_ends_of_each_pair_are_its_barriers_before_and_after():
     assert "nothing can be said" in claims.work(run)  # each symmetry alone was not measured
 
 
+def test_c1_is_about_the_networks_that_its_test_was_fixed_for():
+    row = {"refused": "", "units": 2, "hidden": 2, "why": "", "apart": 0.0, "found": 1.0}
+    row |= dict.fromkeys(("permuted", "rescaled", "normalised", "aligned"), 1e-12)
+    table = pd.DataFrame([{"network": "resnet18", **row}, {"network": "vgg11", **row}])
+    assert claims.c1(run_of(classifiers=table)).word == REPRODUCED
+    table.loc[1, ["network", "aligned"]] = "timm/test_vit", 1e-7
+    verdict = claims.c1(run_of(classifiers=table))
+    assert (verdict.word, verdict.regardless) == (UNDECIDED, NOT)
+    assert "1 are timm's" in verdict.missing[0]
+
+
 def test_what_merging_shows_is_the_share_that_the_geodesic_has_of_repair():
     heights = {
         ("raw straight", "alone"): 0.5,

@@ -380,6 +380,22 @@ def test_units_outside_every_group_are_counted_with_the_reason():
     }
 
 
+def test_rows_of_a_grouped_convolution_are_counted_once():
+    """Its inputs index rows and columns together, which are no rows."""
+    conv = torch.nn.Conv2d
+    layers = [
+        conv(1, 8, 1),
+        torch.nn.ReLU(),
+        conv(8, 8, 3, groups=2),
+        torch.nn.ReLU(),
+        conv(8, 3, 1),
+    ]
+    model, example = torch.nn.Sequential(*layers, torch.nn.Flatten()), torch.zeros(1, 1, 3, 3)
+    symmetry = toroid.find_symmetries(model, example)
+    assert any(axis.span > 1 for group in symmetry.groups for axis in group.axes)
+    assert measures.outside(model, symmetry, example) == {}
+
+
 def test_draws_are_those_of_the_generator(odd):
     _, symmetry, _ = odd
     one, same, other = (

@@ -260,7 +260,8 @@ def outside(model: nn.Module, symmetry: Symmetry, example: Tensor) -> dict[str, 
         {}
     """
     covered: dict[str, set[int]] = {}
-    for axis in (axis for group in symmetry.all_groups for axis in group.axes if axis.dim == 0):
+    every = (axis for group in symmetry.all_groups for axis in group.axes)
+    for axis in (axis for axis in every if axis.dim == 0 and axis.span == 1):  # rows
         covered.setdefault(axis.parameter, set()).update(axis.positions.flatten().tolist())
     called: set[str] = set()
     layers = {k: m for k, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))}

@@ -55,6 +55,8 @@ def c1(run: Run) -> Verdict:
             lacking.append(f"why units belong to no group, in {unsaid.sum()} networks")
     else:
         lacking.append("the share of hidden units that belong to a group (not kept)")
+    if (others := table["network"].astype(str).str.startswith("timm/")).any():
+        lacking.append(f"that it is of torchvision's alone ({others.sum()} are timm's)")
     good = understood & (changes < 1e-8) & (undone | unplanted)
     word = REPRODUCED if good.all() else NOT
     evidence = (
