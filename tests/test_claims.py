@@ -833,6 +833,7 @@ def test_what_merging_shows_is_the_share_that_the_geodesic_has_of_repair():
     assert "gains 20.00 points" in said
     assert "without data, 15.00, 75 % of that" in said
     assert "two networks (Karcher mean) errs on 20.00 %, one of them on 10.00 %" in said
+    assert claims.shows("merging", run_of(curves=curves, merged=merged), 1).endswith("of that.")
     curves.loc[curves["repair"] == "repair", "error"] = 0.6
     worse = claims.shows("merging", run_of(curves=curves, merged=merged))
     assert "gains -10.00 points" in worse

@@ -239,6 +239,10 @@ def connectivity(curves: pd.DataFrame, chance: float | None = None) -> Figure:
 SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
 
 
+#: Algorithms of the claims, from flat to sharp.
+BARRIERS = ("replicated_sgd", "sgd", "adversarial")
+
+
 @_styled
 def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float = 0.02) -> Figure:
     """Barriers before and after the symmetries are removed, run by run: a line for each pair.
@@ -254,17 +258,16 @@ def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float 
     """
     size = (1.2 + 2.0 * len(runs), 3.4)
     figure, axes = plt.subplots(1, len(runs), figsize=size, sharey=True, squeeze=False)
-    looks = dict(zip(SHORT.values(), (ALGORITHMS.get(k) for k in SHORT), strict=True))
     for ax, (name, table) in zip(axes[0], runs.items(), strict=True):
-        kinds = [k for k in ("RSGD", "SGD", "ADV") if (table["algorithm"] == k).any()]
+        kinds = [k for k in BARRIERS if (table["algorithm"] == SHORT[k]).any()]
         for x, kind in enumerate(kinds):
-            color, _, mark = looks[kind] or (COLORS[-1], "", "o")
-            part = table[table["algorithm"] == kind]
+            color, _, mark = ALGORITHMS[kind]
+            part = table[table["algorithm"] == SHORT[kind]]
             for y in part[["before", "after"]].clip(lower=least).to_numpy():
                 ax.plot([x - 0.22, x + 0.22], y, color=color, lw=0.8, alpha=0.6)
                 ax.plot(x - 0.22, y[0], mark, color=color, mfc="white", ms=5)
                 ax.plot(x + 0.22, y[1], mark, color=color, ms=5)
-        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set_xticks(range(len(kinds)), [SHORT[kind] for kind in kinds])
         ax.set(xlim=(-0.6, len(kinds) - 0.4), yscale="log")
         ax.set_title(textwrap.fill(name, 18), fontsize="small")
         ax.axhline(bound, color="black", linestyle="--", linewidth=0.8)

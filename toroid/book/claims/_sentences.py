@@ -22,19 +22,20 @@ from ._runs import ALGORITHMS, SHORT, UNTRAINED, WITHIN, Run
 from ._statistics import Networks, written
 
 
-def shows(page: str, run: Run) -> str:
+def shows(page: str, run: Run, clauses: int | None = None) -> str:
     """The sentence of a page: the direction, its size, and what it does not show.
 
     Args:
         page: Its name.
         run: Of that page; a table that it lacks makes the sentence shorter.
+        clauses: How many of its clauses, from the first on; None for all.
 
     Raises:
         ValueError: If no sentence is made for such a page.
     """
     if page not in SENTENCES:
         raise ValueError(f"no sentence for the page {page!r}; there are {', '.join(SENTENCES)}")
-    return "; ".join(clause for clause in SENTENCES[page](run) if clause) + "."
+    return "; ".join([clause for clause in SENTENCES[page](run) if clause][:clauses]) + "."
 
 
 def work(run: Run) -> str:
