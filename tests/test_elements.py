@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_signs, random_state
 from toroid.symmetry._discovery import _without
-from toroid.symmetry._elements import Element
+from toroid.symmetry._elements import Element, Step
 
 SEEDS = st.integers(0, 10_000)
 EVERY = pytest.mark.parametrize("name", ALL)
@@ -47,7 +47,7 @@ def test_a_step_after_an_element_is_the_step_on_what_it_moved(name, seed):
     for i in torch.randperm(len(symmetry.groups), generator=generator).tolist():
         group = symmetry.groups[i]  # parts of a set before the set as well
         own = {k: v for k, v in signs.items() if k == group.name}
-        element = element.then(group, permutations[group.name], own.get(group.name))
+        element = element.then(group, Step(permutations[group.name], own.get(group.name)))
         moved = toroid.permute(moved, {group.name: permutations[group.name]}, symmetry)
         moved = toroid.flip(moved, own, symmetry)
         assert gap(element.act(state), moved) < 1e-12

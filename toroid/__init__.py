@@ -65,6 +65,7 @@ from .symmetry import (
     permute,
     rescale,
     same_function,
+    turn,
 )  # fmt: skip
 from .tasks import Task
 from .torus import angles, distance, exp, geodesic, log, normalize
@@ -152,6 +153,7 @@ __all__ = [
     "torus",
     "train_all",
     "training",
+    "turn",
     "vgg16",
     "vgg16_bn",
     "zoo",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ._state import State, check_choice, check_finite, check_pair
-from .symmetry import Axis, Scale, Symmetry
-from .symmetry._elements import multiply
+from .symmetry import Axis, Group, Scale, Symmetry
+from .symmetry._elements import mix, multiply
 from .symmetry._groups import check_state, lengths, widened
 
 __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
@@ -25,6 +25,7 @@ __all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
 BIASES = ("euclidean", "joint")
 OUTPUTS = ("unit", "keep")
 GAINS = ("keep", "positive")
+TURNS = ("keep", "orthonormal")
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,28 @@ class Torus:
                 full.add(axis.parameter)
         return full
 
+    @property
+    def steps(self) -> list[Scale | Group]:
+        """What is normalised, front to back: scales, and behind its scale a group that turns."""
+        steps: list[tuple[int, int, Scale | Group]] = [
+            *((scale.order, 0, scale) for scale in self.symmetry.scales),
+            *((group.turn.order, 1, group) for group in self.symmetry.groups if group.turn),
+        ]
+        return [step for *_, step in sorted(steps, key=lambda step: step[:2])]
+
     def normalize(self, state: State) -> dict[str, Tensor]:
         """Every unit over the norm of its incoming weights, front to back; see `normalize`."""
         result = {k: widened(v) for k, v in state.items()}
         dead = {}
-        for scale in self.symmetry.scales:
-            norms = lengths(self.vectors(result, scale))  # (units,)
+        for step in self.steps:
+            if isinstance(step, Group):
+                _orthonormalize(result, step, self.bias)
+                continue
+            norms = lengths(self.vectors(result, step))  # (units,)
             if count := int((norms == 0).sum()):
-                dead[scale.name] = count
-                norms = _settle_dead(result, scale, norms)
-            multiply(result, scale, 1 / norms)
+                dead[step.name] = count
+                norms = _settle_dead(result, step, norms)
+            multiply(result, step, 1 / norms)
         if dead:
             listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
             warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=3)
@@ -209,6 +222,7 @@ def normalize(
     bias: str = "euclidean",
     output: str = "unit",
     gains: str = "keep",
+    turns: str = "keep",
 ) -> dict[str, Tensor]:
     """Divide every unit by the norm of its incoming weights and push the norm into its readers.
 
@@ -231,14 +245,18 @@ def normalize(
         gains: ``"positive"`` removes the signs before a BatchNorm as well: where γ is negative, it
             and what makes the unit (weights, bias, running mean) are negated, which changes
             nothing; where γ is 0 nothing is done. With ``"keep"`` signs stay as they are.
+        turns: ``"orthonormal"`` mixes units that may be mixed (`Group.turn`), so that the vectors W
+            that make them are orthonormal: the polar factor ``(W Wᵀ)^(-1/2) W``, the frame that is
+            nearest. What is left is an orthogonal matrix, which `align` finds with ``turns=True``.
+            Where the vectors are not independent nothing is done.
 
     Returns:
         The normal form: the same for every rescaling of `state`; `normalize` leaves it as it is.
         States of less than float32 are computed in it and rounded once, at the end.
 
     Raises:
-        ValueError: If the state does not fit the symmetry or holds NaN, or `bias`, `output` or
-            `gains` is another word.
+        ValueError: If the state does not fit the symmetry or holds NaN, or `bias`, `output`,
+            `gains` or `turns` is another word.
 
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
@@ -261,8 +279,10 @@ def normalize(
     """
     check_choice("output", output, OUTPUTS)
     check_choice("gains", gains, GAINS)
+    check_choice("turns", turns, TURNS)
     if output == "keep":
         symmetry = replace(symmetry, output=None)
+    symmetry = symmetry if turns == "orthonormal" else symmetry.still
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
     return torus.normalize(_with_positive_gains(state, symmetry) if gains == "positive" else state)
 
@@ -276,6 +296,16 @@ def _with_positive_gains(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
         if negative.any():
             multiply(result, gain, 1 - 2 * negative.to(result[own.parameter]))
     return result
+
+
+def _orthonormalize(state: dict[str, Tensor], group: Group, bias: str) -> None:
+    """Mix a group's units by ``(W Wᵀ)^(-1/2)``, if the vectors W that make them are independent."""
+    assert group.turn is not None
+    vectors = group.turn.vectors(state, bias)  # (units, numbers)
+    left, sizes, _ = torch.linalg.svd(vectors.double(), full_matrices=False)
+    least = torch.finfo(vectors.dtype).eps ** (1 / 3) * sizes[0]
+    if len(sizes) == group.size and sizes[-1] > least:
+        mix(state, group, left / sizes @ left.T)
 
 
 def _settle_dead(state: dict[str, Tensor], scale: Scale, norms: Tensor) -> Tensor:

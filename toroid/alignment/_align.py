@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -41,6 +41,8 @@ class Alignment:
         similarity: For each group, the mean over its units of the cosine of the weights that make
             them, with those of their partners.
         units: The same cosines, unit by unit.
+        turns: For each group whose units were mixed (with ``turns=True``) the orthogonal matrix
+            (units, units), after permutations and signs.
     """
 
     state: dict[str, Tensor]
@@ -48,6 +50,7 @@ class Alignment:
     signs: dict[str, Tensor]
     similarity: dict[str, float]
     units: dict[str, Tensor]
+    turns: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -104,6 +107,7 @@ def align(
     method: str = "sequential",
     restarts: int = 0,
     seed: int = 0,
+    turns: bool = False,
     model: nn.Module | None = None,
     inputs: Data | Tensor | None = None,
     task: Task = classification,
@@ -123,6 +127,12 @@ def align(
     ``"activation"`` matches the correlations of the units' values over data, where they are made
     and where they are read.
 
+    With `turns` units that may be mixed (`Group.turn`: the values of an attention head, its queries
+    and keys) are turned by the orthogonal matrix that brings them closest, instead of exchanged: a
+    Procrustes problem, solved by a polar decomposition. Heads are matched by how close that brings
+    them. Both states should come from ``normalize(..., turns="orthonormal")``, which leaves
+    orthogonal turns as the only ones.
+
     Weights alone are compared, not biases. Units that are exactly alike cannot be told apart, and
     stay in the order they have.
 
@@ -134,6 +144,7 @@ def align(
         restarts: Of ``"coordinate"``: further descents that start from the network as it is, in
             other orders; the best result counts.
         seed: Of ``"coordinate"``: of the random orders.
+        turns: Whether units that may be mixed are.
         model: Of ``"activation"``: the network; it is not changed.
         inputs: Of ``"activation"``: what to run it on: a tensor of inputs, or data as in
             `toroid.evaluate`, all of their batches.
@@ -162,6 +173,7 @@ def align(
         check_finite(s)
     if restarts < 0:
         raise ValueError(f"restarts is {restarts}; it must not be negative")
+    symmetry = symmetry if turns else symmetry.still
     if method == "activation":
         short = isinstance(inputs, Tensor) and len(inputs) < 2
         if model is None or inputs is None or short:
@@ -184,7 +196,8 @@ def _compared(aligned: dict[str, Tensor], to: State, element: Element) -> Alignm
     groups = element.symmetry.groups
     cosines = {group.name: cosines_of_pairs(aligned, to, group) for group in groups}  # (units,)
     means = {name: float(values.mean()) for name, values in cosines.items()}
-    return Alignment(aligned, dict(element.permutations), dict(element.signs), means, cosines)
+    moves = dict(element.permutations), dict(element.signs)
+    return Alignment(aligned, *moves, means, cosines, dict(element.turns))
 
 
 def align_all(
@@ -248,7 +261,7 @@ def align_all(
             break
     if to is None:
         mean = _mean([other.state for other in found])
-        done = [Element(symmetry, f.permutations, f.signs) for f in found]
+        done = [Element(symmetry, f.permutations, f.signs, turns=f.turns) for f in found]
         found = [_compared(f.state, mean, e) for f, e in zip(found, done, strict=True)]
     return found
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .._batches import Data
 from .._state import State
-from ..symmetry._elements import Element
+from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
-from ._overlaps import Overlaps, Similarity, assign
+from ._overlaps import Overlaps, Similarity, assign, polar
 from ._values import Values, values_on
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
@@ -30,8 +30,8 @@ def sequential(overlaps: Overlaps, keep: bool) -> Element:
     symmetry = overlaps.symmetry
     element, waiting = Element.identity(symmetry), _waiting(symmetry)
     for group in symmetry.groups:
-        found = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
-        element = element.then(group, *found)
+        step = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
+        element = element.then(group, step)
         for axis in group.axes:
             waiting[axis.parameter] -= Counter([axis.place])
         if not keep:
@@ -39,26 +39,34 @@ def sequential(overlaps: Overlaps, keep: bool) -> Element:
     return element
 
 
-def _chosen(
-    group: Group, symmetry: Symmetry, similarity: Callable[..., Similarity]
-) -> tuple[Tensor, Tensor | None]:
-    """The best permutation and signs of one group.
+def _chosen(group: Group, symmetry: Symmetry, similarity: Callable[..., Similarity]) -> Step:
+    """The best permutation and signs of one group, or its best turn.
 
     Sets are compared by the best match of what is inside them.
     """
     kinds = symmetry.inside(group)
     if not kinds:
-        found = similarity(group)
-        permutation = assign(found.best)
-        return permutation, found.signs(permutation)
+        turned = similarity(group, turns=True).turned() if group.turn else None
+        return turned or similarity(group).step()
     score = torch.zeros(group.size, group.size)
     for parts in kinds:
-        best = similarity(_joined(parts), sure=True).best.unflatten(0, (group.size, -1))
-        best = best.unflatten(2, (group.size, -1)).transpose(1, 2)  # (set, set, unit, unit)
+        found = similarity(_joined(parts), sure=True)
         for i, j in torch.cartesian_prod(*[torch.arange(group.size)] * 2).tolist():
-            inner = assign(best[i, j])
-            score[i, j] += float(best[i, j, torch.arange(len(inner)), inner].sum())
-    return assign(score), None
+            score[i, j] += _alike(found.block(_block(parts[i], i), _block(parts[j], j)), parts[i])
+    return Step(assign(score))
+
+
+def _alike(found: Similarity, group: Group) -> float:
+    """How alike two sets are: the sum of similarities after the best step of what is inside."""
+    if group.turn is not None:
+        return polar(found.here)[1]
+    best, permutation = found.best, found.step().permutation
+    return float(best[torch.arange(len(best)), permutation].sum())
+
+
+def _block(part: Group, place: int) -> slice:
+    """Where the units of a set are in the joined group of all."""
+    return slice(place * part.size, (place + 1) * part.size)
 
 
 def _joined(parts: Sequence[Group]) -> Group:
@@ -92,10 +100,12 @@ def _cosines(
     waiting: Mapping[str, Counter[Place]],
     group: Group,
     sure: bool = False,
+    turns: bool = False,
 ) -> Similarity:
     """Cosines between all pairs of units: the mean over the group's vectors that are in order.
 
-    If none is, all are taken as they are; or, to be `sure`, none.
+    If none is, all are taken as they are; or, to be `sure`, none. Of units that are mixed (`turns`)
+    products, not cosines: a turn leaves no unit its norm.
     """
 
     def in_order(axis: Axis) -> bool:
@@ -113,7 +123,7 @@ def _cosines(
             norms += overlap.norms(element)
         for whole, part in zip(total, products, strict=True):
             if whole is not None and part is not None:
-                whole += _over(part, *norms.sqrt()) / len(vectors)
+                whole += part if turns else _over(part, *norms.sqrt()) / len(vectors)
     return total
 
 
@@ -146,26 +156,33 @@ def by_activation(
     for group in symmetry.groups:
         if group.name in done:
             continue
-        found = _chosen(group, symmetry, partial(_correlations, first, second))
-        element = element.then(group, *found)
+        step = _chosen(group, symmetry, partial(_correlations, first, second))
+        element = element.then(group, step)
         sources = element.permutations[group.name].tolist()
         for parts in symmetry.inside(group):  # units of one set with those of its partner
-            alike = _correlations(first, second, _joined(parts))
+            joined, turns = _joined(parts), parts[0].turn is not None
+            alike = _correlations(first, second, joined)
+            products = _correlations(first, second, joined, turns=True) if turns else alike
             for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
-                rows, columns = (slice(i * part.size, (i + 1) * part.size) for i in (slot, source))
-                block = alike.block(rows, columns)
-                permutation = assign(block.best)
-                element = element.then(part, permutation, block.signs(permutation))
+                where = _block(part, slot), _block(part, source)
+                turned = products.block(*where).turned() if turns else None
+                element = element.then(part, turned or alike.block(*where).step())
                 done.add(part.name)
     return element
 
 
-def _correlations(to: Values, run: Values, group: Group, sure: bool = True) -> Similarity:
-    """Correlations between all pairs of units, over images and places; the mean over weights."""
+def _correlations(
+    to: Values, run: Values, group: Group, sure: bool = True, turns: bool = False
+) -> Similarity:
+    """Correlations between all pairs of units, over images and places; the mean over weights.
+
+    Of units that are mixed (`turns`) covariances.
+    """
     pairs = list(zip(_units(to, group), _units(run, group), strict=True))
     total = Similarity.zero(group, torch.empty(0, dtype=torch.float64))
     for (axis, a), (_, b) in pairs:  # (units, images and places)
-        a, b = (unit_length(x - x.mean(1, keepdim=True)) for x in (a, b))
+        a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+        a, b = (a, b) if turns else (unit_length(a), unit_length(b))
         side = total.side(group, axis)
         side += (a @ b.T).to(side) / len(pairs)
     return total

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .._state import State
-from ..symmetry._elements import Element
+from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Symmetry, widened
 
 Acting = list[tuple[Group, Axis]]
@@ -37,6 +37,17 @@ def assign(similarity: Tensor) -> Tensor:
     # a little more for staying, by the rounding of the products: equals are told apart by it
     matrix.diagonal().add_(8 * torch.finfo(similarity.dtype).eps * float(matrix.abs().max()))
     return torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1])
+
+
+def polar(products: Tensor) -> tuple[Tensor | None, float]:
+    """The orthogonal R of the largest ``Σ R · products``, and that sum: a Procrustes problem.
+
+    ``products = a bᵀ`` (units of a, units of b), so that ``R b`` is closest to a. None where they
+    do not say which one: where vectors are not independent.
+    """
+    left, values, right = torch.linalg.svd(products.double().cpu())
+    certain = values[-1] > torch.finfo(products.dtype).eps ** 0.5 * values[0]
+    return (left @ right if certain else None), float(values.sum())
 
 
 class Similarity(NamedTuple):
@@ -64,6 +75,28 @@ class Similarity(NamedTuple):
     def here(self) -> Tensor:
         """With the signs that units have."""
         return self.plain if self.odd is None else self.plain + self.odd
+
+    def step(self) -> Step:
+        """The best permutation, and signs."""
+        permutation = assign(self.best)
+        return Step(permutation, self.signs(permutation))
+
+    def better(self) -> Step | None:
+        """The best permutation and signs; None where what is gained over staying is rounding."""
+        best, step = self.best, self.step()
+        now = self.here.diagonal().double().sum()
+        gain = best[torch.arange(len(best)), step.permutation].double().sum() - now
+        rounding = torch.finfo(best.dtype).eps ** 0.75
+        return None if gain <= rounding * best.diagonal().double().abs().sum() else step
+
+    def turned(self) -> Step | None:
+        """The best turn, none if what it gains is rounding; None if the products do not say."""
+        turn, most = polar(self.here)
+        if turn is None:
+            return None
+        rounding = torch.finfo(self.plain.dtype).eps ** 0.75
+        gains = most - float(self.here.double().trace()) > rounding * most
+        return Step(torch.arange(len(turn)), None, turn if gains else None)
 
     def block(self, rows: slice, columns: slice) -> Similarity:
         """Of some of the pairs."""
@@ -96,7 +129,7 @@ class Overlap:
     def of(group: Group, axis: Axis, a: Tensor, b: Tensor, acting: Acting) -> Overlap:
         """The kind that does least."""
         across = {x.dim for _, x in acting} - {axis.dim}
-        if len(across) > 1 or any(x.span > 1 for _, x in acting):
+        if len(across) > 1 or any(x.span > 1 or g.turn for g, x in acting):
             return Overlap(group, axis, a, b, acting)
         alone = all(g is group for g, x in acting if x.dim == axis.dim)
         return (Kept if alone else Gathered)(group, axis, a, b, acting)
@@ -285,19 +318,16 @@ class Overlaps:
         return element
 
     def _step(self, group: Group, element: Element) -> Element | None:
-        """The best permutation and signs of one group, if they are better than those it has."""
+        """The best step of one group, if it is better than staying."""
         overlaps = self.around(group)
         found = Similarity.zero(group, self.like)
         for overlap in overlaps:
             found.side(group, overlap.axis).add_(overlap.values(element))
-        best = found.best
-        step = assign(best)
-        now = found.here.diagonal().double().sum()
-        gain = best[torch.arange(group.size), step].double().sum() - now
-        rounding = torch.finfo(best.dtype).eps ** 0.75
-        if gain <= rounding * best.diagonal().double().abs().sum():
+        turned = found.turned() if group.turn else None
+        step = turned or found.better()
+        if step is None or (turned and turned.turn is None):
             return None
-        moved = element.then(group, step, found.signs(step))
+        moved = element.then(group, step)
         if group.whole or any(overlap.coupled for overlap in overlaps):  # not a sum over pairs
             names = {overlap.axis.parameter for overlap in overlaps}
             return moved if self.objective(moved, names) > self.objective(element, names) else None

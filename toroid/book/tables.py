@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -120,7 +121,10 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
         return html.escape(value) if isinstance(value, str) else value
 
     shown = table.map(safe).rename(index=safe, columns=safe).rename_axis(index=safe, columns=safe)
-    return shown.style.set_caption(safe(caption)) if caption else shown.style
+    # the same table has the same name in any run: by default it is drawn at random
+    name = hashlib.sha256(f"{caption}\n{shown.to_csv()}".encode()).hexdigest()[:8]
+    style = Styler(shown, uuid=name)
+    return style.set_caption(safe(caption)) if caption else style
 
 
 # --- minimizers ----------------------------------------------------------------------------------

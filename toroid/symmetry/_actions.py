@@ -1,4 +1,4 @@
-"""Units exchanged, rescaled, flipped: what is given is checked once, and an `Element` acts."""
+"""Units exchanged, rescaled, flipped, turned: what is given is checked, and an `Element` acts."""
 
 from __future__ import annotations
 
@@ -137,3 +137,51 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
                 f"group {name!r} takes {size} signs, each 1 or -1, got {sign.tolist()}"
             )
     return Element(symmetry, signs=signs).act(state)
+
+
+def turn(state: State, matrices: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
+    """Mix units that are only added up on their way to what reads them.
+
+    ``W' M⁻¹ (M W x) = W' W x``: the values of an attention head may be mixed by any invertible
+    matrix M, its queries by M and its keys by the inverse transposed, ``(M q) · (M⁻ᵀ k) = q · k``;
+    biases go along. So may the units between two linear layers with nothing between them.
+
+    Args:
+        state: State dict; it is not changed.
+        matrices: For each group to turn (those whose scale says *turns* in the printed symmetry)
+            an invertible matrix (units, units).
+        symmetry: The network's groups.
+
+    Returns:
+        A state of the same function. Products are computed in float64, and rounded once.
+
+    Raises:
+        ValueError: If a group is unknown or does not turn, or a matrix is no tensor of floating
+            numbers, of another shape, not finite, or not invertible.
+
+    Example:
+        >>> import torch, toroid
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> x = torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> matrix = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0], [0.0, 0.0, 1.0]])
+        >>> turned = turn(model.state_dict(), {"0": matrix}, symmetry)
+        >>> bool(toroid.same_function(model, model.state_dict(), turned, x))
+        True
+    """
+    check_state(state, symmetry)
+    turning = {group.name: group.size for group in symmetry.groups if group.turn}
+    for name, matrix in matrices.items():
+        if name not in turning:
+            listed = ", ".join(turning) or "none"
+            raise ValueError(f"no group {name!r} that turns; there are {listed}")
+        check_tensor(f"the matrix of {name!r}", matrix, floating=True)
+        size = turning[name]
+        if matrix.shape != (size, size) or not matrix.isfinite().all():
+            raise ValueError(
+                f"group {name!r} takes a matrix of finite numbers, ({size}, {size}), got shape "
+                f"{tuple(matrix.shape)}"
+            )
+        if torch.linalg.matrix_rank(matrix.double()) < size:
+            raise ValueError(f"the matrix of group {name!r} cannot be inverted")
+    return Element(symmetry, turns=matrices).act(state)

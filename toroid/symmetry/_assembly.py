@@ -15,6 +15,7 @@ from ._components import Components
 from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
 from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, WORDS, Slot, Trace
+from ._turns import Turns
 
 
 def assemble(trace: Trace) -> Symmetry:
@@ -40,7 +41,9 @@ def assemble(trace: Trace) -> Symmetry:
         for members in _sets(parts, around, found, unit)
     ]
     made.sort(key=lambda pair: _place(pair[0]))
-    groups = _with_parts(_named([group for group, _ in made]), [units for _, units in made])
+    turned = Turns(trace, scale, sign)
+    named = _named([turned(group) for group, _ in made])
+    groups = _with_parts(named, [units for _, units in made])
     grouped = {u for _, units in made for unit in units for u in unit}
     return Symmetry(
         groups,

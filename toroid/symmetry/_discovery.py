@@ -175,11 +175,22 @@ def _verified(
     inputs = [tree_map(like_example, as_tuple(example)) for _ in range(draws)]
     before = torch.cat([outputs_of(network, state, x) for x in inputs])
 
-    def wrong(*groups: Group) -> bool:
-        part = _without(symmetry, [g for g in symmetry.all_groups if g not in groups])
-        moved = Element.random(part, generator).act(state)
+    def alike(element: Element) -> bool:
+        moved = element.act(state)
         after = torch.cat([outputs_of(network, moved, x) for x in inputs])
-        return not compare(before[:, finite], after[:, finite], tolerance)
+        return bool(compare(before[:, finite], after[:, finite], tolerance))
+
+    def wrong(*groups: Group) -> bool:
+        part = _without(symmetry.still, [g for g in symmetry.still.all_groups if g not in groups])
+        return not alike(Element.random(part, generator))
+
+    def turned(symmetry: Symmetry) -> Symmetry:
+        turns = Element.random(symmetry, generator).turns
+        if not turns or alike(Element(symmetry, turns=turns)):
+            return symmetry
+        sure = {name for name in turns if alike(Element(symmetry, turns={name: turns[name]}))}
+        groups = [g if g.name in sure else replace(g, turn=None) for g in symmetry.groups]
+        return replace(symmetry, groups=tuple(groups))
 
     tolerance = torch.finfo(precision).eps ** 0.5
     finite = before.isfinite().all(0)
@@ -188,17 +199,20 @@ def _verified(
             "cannot verify the symmetries of this network: no output of a random copy is finite. "
             "Pass verify=False to trust what was found."
         )
-    if not wrong(*symmetry.all_groups):
-        return symmetry
-    bad = [group for group in symmetry.all_groups if wrong(group)] or list(symmetry.all_groups)
+    every = symmetry.still.all_groups
+    if not wrong(*every):
+        return turned(symmetry)
+    bad = [group for group in every if wrong(group)] or list(every)
     message = f"units that are not alike after all ({', '.join(g.name for g in bad)})"
-    if any(group in certain for group in bad):
+    names = {group.name for group in bad}
+    if any(group.name in names for group in certain):
         raise UnsupportedError(
             f"cannot read the symmetries of this network: {message}. The outputs of a random copy "
             "change when they are moved. Mend groups that were given by hand; pass strict=False to "
             "leave others as they are."
         )
-    rest = _without(symmetry, bad)
+    bad = [group for group in symmetry.all_groups if group.name in names]
+    rest = turned(_without(symmetry, bad))
     stays = [Stay(g.axes[0], "not alike after all") for g in bad if g is not symmetry.output]
     refused = (*symmetry.refused, message)
     return replace(rest, refused=refused, stays=(*symmetry.stays, *stays))

@@ -197,6 +197,9 @@ class Group:
             in two scales, what comes in and what its affine pair makes of it.
         flip: The axes that change sign with a unit where its activation is odd (tanh, sign, none);
             None where no sign is free.
+        turn: The axes on which any invertible matrix may act that mixes the units, where they are
+            only added up on their way to what reads them (a head's values, its queries and keys);
+            ``out`` is multiplied by it, ``in`` by its inverse transposed. None where none may.
         parts: Where the units are sets of others (heads, blocks): for each kind of unit inside
             them, the names of its groups, one for each set.
     """
@@ -204,6 +207,7 @@ class Group:
     name: str
     scales: tuple[Scale, ...]
     flip: Scale | None = None
+    turn: Scale | None = None
     parts: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
@@ -313,6 +317,11 @@ class Symmetry:
         free = [scale for group in self.all_groups for scale in group.scales if not scale.fixed]
         return tuple(sorted(free, key=lambda scale: scale.order))
 
+    @cached_property
+    def still(self) -> Symmetry:
+        """The same without turns: units are exchanged, rescaled, flipped, and not mixed."""
+        return replace(self, groups=tuple(replace(group, turn=None) for group in self.groups))
+
     def inside(self, group: Group) -> list[list[Group]]:
         """Where units are sets: for each kind of unit inside them, its group in every set."""
         return [[self[name] for name in names] for names in group.parts]
@@ -381,9 +390,9 @@ def _scale_from(data: dict[str, Any]) -> Scale:
 
 
 def _group_from(data: dict[str, Any]) -> Group:
-    flip = data["flip"] and _scale_from(data["flip"])
+    flip, turn = (data[key] and _scale_from(data[key]) for key in ("flip", "turn"))
     parts = tuple(map(tuple, data["parts"]))
-    return Group(data["name"], tuple(map(_scale_from, data["scales"])), flip, parts)
+    return Group(data["name"], tuple(map(_scale_from, data["scales"])), flip, turn, parts)
 
 
 Row = tuple[str, str, str, str, str]
@@ -398,7 +407,8 @@ def _table_rows(group: Group, free: str) -> list[Row]:
         head = (group.name, str(group.size)) if i == 0 else ("", "")
         factor = f"fixed: {scale.fixed}" if scale.fixed else free
         flips = ", flips" if group.flip and group.flip.order == scale.order else ""
-        rows.append((*head, _short(made), _short(read), factor + flips))
+        turns = ", turns" if group.turn and group.turn.order == scale.order else ""
+        rows.append((*head, _short(made), _short(read), factor + flips + turns))
     return rows
 
 

@@ -87,6 +87,7 @@ CONSTANT = "a constant with a number for each unit"
 
 ACROSS = "a layer across places, which units pass"
 GAIN = "a gain"
+MET = "a product"
 COMPUTED = "its weight is computed, not a parameter of the model"
 
 
@@ -254,6 +255,7 @@ class Trace:
     )
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
     gains: list[Gain] = field(default_factory=list)
+    met: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # scales summed over in products
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
     refused: list[str] = field(default_factory=list)
     untouchable: dict[str, str] = field(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import KINDS, Label, Trace, Weight, still, varies
+from .._labels import KINDS, MET, Label, Trace, Weight, distinct_pairs, still, varies
 from ._elementwise import add
 from ._layers import dot, shift
 from ._table import activation, meet, meets_constant, product, rule, shape_of, value
@@ -208,8 +208,16 @@ def _contract(
             raise UnsupportedError(f"a product {equation} that mixes units in another way; {LAYER}")
         trace.tie("unit", a, b)  # q and k of one number meet in their product
         trace.tie("sign", _aligned(x.sign, left, out, summed), _aligned(y.sign, right, out, summed))
+        trace.met.append(
+            distinct_pairs(
+                *(
+                    _aligned(label.scale, side, out, summed)
+                    for label, side in ((x, left), (y, right))
+                )
+            )
+        )
         for label in (x, y):
-            trace.freeze("scale", label.scale, "product")
+            trace.freeze("scale", label.scale, MET)
         # a label for each set: a head
         sets = trace.around(a.reshape(a.shape[:rank].numel(), -1)).reshape(a.shape[:rank])
         return still(shape)._replace(unit=sets.expand(shape))
