@@ -199,6 +199,8 @@ def _verified(
             "cannot verify the symmetries of this network: no output of a random copy is finite. "
             "Pass verify=False to trust what was found."
         )
+    if alike(Element.random(symmetry, generator)):
+        return symmetry
     every = symmetry.still.all_groups
     if not wrong(*every):
         return turned(symmetry)
