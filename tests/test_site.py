@@ -99,6 +99,18 @@ def test_every_image_has_a_real_alternative_text(html, pages):
     assert count >= 5
 
 
+def test_every_figure_page_ends_with_what_it_does_not_show(pages):
+    for path, page in pages.items():
+        if Path(path).name not in {*parameters.names()} - {"claims", "cluster"}:
+            continue  # the one lists what was not run, the other measures nothing
+        last = page.select("article section > h2")[-1]
+        assert last.get_text().startswith("What it does not show"), path
+        assert len(last.parent.p.get_text()) > 200
+        command = last.parent.select_one("div.highlight-sh").get_text()
+        assert f"toroid run {Path(path).name} -p " in command
+        assert page.select(".run-info")
+
+
 def test_nothing_is_left_unresolved(pages):
     for path, page in pages.items():
         shown = copy.copy(page)
