@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: book test quick-test lint coverage strict links lock clean
+.PHONY: book zip pdf test quick-test lint coverage strict links lock clean
 
 book: .venv/installed
 	$(BIN)/toroid book
+
+# The site in one file, to read offline; the pages as a PDF, printed by a Chromium.
+zip pdf: .venv/installed
+	$(BIN)/toroid book --$@
 
 test: .venv/installed
 	$(PYTEST) tests toroid --durations=10

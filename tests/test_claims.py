@@ -35,6 +35,15 @@ def run_of(scale=None, **tables):
     return Run.of("made up", tables, {})
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [(0.75, 0.5, 0.93), (-0.03, -1.5, 250.0), (np.nan, np.nan, np.nan), (1, 0.25, np.inf)],
+)
+def test_an_estimate_is_read_as_it_is_printed(numbers):
+    found = claims.Estimate.read(str(claims.Estimate(*numbers)))
+    np.testing.assert_array_equal(found, numbers)
+
+
 def pairs_of(kind, heights, seeds=PAIRS, **columns):
     """Rows of a table of pairs, one for each height."""
     return [

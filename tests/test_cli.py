@@ -4,11 +4,12 @@ import csv
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from toroid.book import notebooks, parameters, references
+from toroid.book import copies, notebooks, parameters, references
 from toroid.book.cli import _from_here, main
 from toroid.minimizers import Minimizer, Store, train_all
 
@@ -136,6 +137,22 @@ def test_a_run_that_is_stopped_says_how_to_go_on(clone, monkeypatch):
 
 def python(*words):
     return subprocess.run([sys.executable, *words], capture_output=True, text=True)
+
+
+def test_the_book_is_also_one_file(clone, monkeypatch):
+    def built(command, check):
+        (folder := clone / "_build" / command[-1] / "book").mkdir(parents=True)
+        (folder / "intro.html").write_text(command[-1])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", built)
+    monkeypatch.setattr(notebooks, "fresh", lambda name: True)
+    monkeypatch.setattr(copies, "printed", lambda page, file: file.write_text(page.read_text()))
+    result = invoke("book", "--zip", "--pdf")
+    assert result.exit_code == 0, result.output
+    with zipfile.ZipFile(clone / "_build" / "toroid.zip") as made:
+        assert made.namelist() == ["toroid/book/intro.html"]
+    assert (clone / "_build" / "toroid.pdf").read_text() == "singlehtml"
 
 
 def test_without_its_packages_the_command_says_how_to_get_them(tmp_path):

@@ -508,6 +508,26 @@ def test_the_error_of_guessing_is_a_line_only_where_curves_come_near(top, lines)
     plotting.plt.close(figure)
 
 
+def test_a_forest_fills_what_is_on_one_side_of_zero():
+    table = pd.DataFrame(
+        [("a", "one", 0.5, 0.2, 0.8), ("a", "two", 0.1, -0.2, 0.3), ("b", "one", np.nan, 0, 0),
+         ("b", "two", -0.4, -0.6, -0.1)],
+        columns=["row", "series", "value", "low", "high"],
+    )  # fmt: skip
+    figure = plotting.forest(table, label="τ")
+    (ax,) = figure.axes
+    marks = {line.get_xdata()[0]: line for line in ax.lines if len(line.get_xdata()) == 1}
+    assert marks.keys() == {0.5, 0.1, -0.4}
+    hollow = [x for x, line in marks.items() if line.get_markerfacecolor() == "white"]
+    assert hollow == [0.1]
+    bars = [tuple(line.get_xdata()) for line in ax.lines if line.get_linewidth() == 1.2]
+    assert bars == [(0.2, 0.8), (-0.2, 0.3), (-0.6, -0.1)]
+    assert marks[0.5].get_ydata()[0] < marks[0.1].get_ydata()[0] < 0.5 < marks[-0.4].get_ydata()[0]
+    assert ax.get_ylim() == (1.5, -0.5)  # the first row is the upper one
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+    plotting.plt.close(figure)
+
+
 def test_planted_copies_are_drawn():
     columns = ["inner products, raw", "cosines, raw", "cosines, normalised"]
     middles = {"middle, raw": 0.5, "middle, normalised": 0.0}

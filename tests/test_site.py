@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +18,7 @@ import pybtex.database
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from toroid.book import explorers, notebooks, parameters
+from toroid.book import copies, explorers, notebooks, parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -95,6 +97,18 @@ def test_every_image_has_a_real_alternative_text(html, pages):
             assert "_images/" not in image["alt"]
             assert ((html / path).parent / image["src"]).exists()
     assert count >= 5
+
+
+def test_every_figure_page_ends_with_what_it_does_not_show(pages):
+    for path, page in pages.items():
+        if Path(path).name not in {*parameters.names()} - {"claims", "cluster"}:
+            continue  # the one lists what was not run, the other measures nothing
+        last = page.select("article section > h2")[-1]
+        assert last.get_text().startswith("What it does not show"), path
+        assert len(last.parent.p.get_text()) > 200
+        command = last.parent.select_one("div.highlight-sh").get_text()
+        assert f"toroid run {Path(path).name} -p " in command
+        assert page.select(".run-info")
 
 
 def test_nothing_is_left_unresolved(pages):
@@ -192,7 +206,7 @@ def test_no_page_is_heavier_than_a_megabyte(html, pages):
 
 # --- in a browser --------------------------------------------------------------------------------
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+CHROMIUM = copies.chromium()
 
 
 @pytest.fixture(scope="session")
@@ -209,15 +223,15 @@ def opened(html):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
 
-        def opened(name, **how):
+        def opened(name, at=host, **how):
             page = browser.new_context(**how).new_page()
-            page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+            page.on("console", lambda m: wrong.append(m.text) if is_error(m) else None)
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on(
                 "request",
-                lambda r: r.url.startswith((host, "data:", "blob:")) or wrong.append(r.url),
+                lambda r: r.url.startswith((at, "data:", "blob:")) or wrong.append(r.url),
             )
-            page.goto(f"{host}/book/{name}.html")
+            page.goto(f"{at}/book/{name}.html")
             return page
 
         yield opened
@@ -225,6 +239,12 @@ def opened(html):
     server.shutdown()
     server.server_close()
     assert not wrong
+
+
+def is_error(message):
+    """Not that the theme cannot load a font ahead from a file: its icons are drawn by a script."""
+    ahead = "file:" in message.location["url"] and message.location["url"].endswith(".woff2")
+    return message.type == "error" and not ahead and "/webfonts/" not in message.text
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -294,3 +314,61 @@ def test_without_a_script_only_the_printed_figure_is_there(opened):
     page = opened("connectivity", java_script_enabled=False)
     assert not page.locator(".explorer").is_visible()
     assert page.locator("figure img").first.is_visible()
+
+
+def test_the_zip_is_read_without_a_server_or_a_network(opened, html, tmp_path):
+    with zipfile.ZipFile(copies.zipped(html, tmp_path / "toroid.zip")) as made:
+        made.extractall(tmp_path)
+    assert sum(path.is_file() for path in (tmp_path / "toroid").rglob("*")) == sum(
+        path.is_file() for path in html.rglob("*")
+    )
+    page = opened("connectivity", offline=True, at=(tmp_path / "toroid").as_uri())
+    drawn(page)
+    page.wait_for_selector("article mjx-container")
+    assert page.locator("figure img").first.evaluate("image => image.naturalWidth") > 0
+    page.locator("nav a", has_text="Distances").first.click()
+    page.wait_for_url("**/book/distances.html")
+
+
+PAPER = """
+<h1>Book</h1><a href="https://example.org/x">away</a> <a href="_downloads/a.csv">a table</a>
+<a href="book/intro.html#term-torus">torus</a> <a href="flatness.html">flatness</a>
+<a href="book/intro.html#toroid.align">the reference</a>
+<script>MathJax = {startup: {promise: Promise.resolve()}}</script>
+<span id="document-book/flatness"></span><section><h2>Flatness</h2>
+<p id="term-torus">torus</p>
+<details class="hide"><summary>code</summary><p style="height: 900mm">code</p></details>
+<details class="sd-dropdown"><summary>Answer</summary><p style="height: 300mm">answer</p></details>
+</section>
+<span id="document-book/api"></span><section><h2>API</h2><p id="toroid.align">align</p></section>
+"""
+
+
+def test_a_pdf_has_the_answers_and_links_that_lead_somewhere(tmp_path):
+    pytest.importorskip("playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    page = tmp_path / "page.html"
+    page.write_text(f"<!doctype html><html lang='en'><title>Book</title>{PAPER}</html>")
+    with ThreadPoolExecutor(1) as alone:  # another browser is open in this thread
+        content = alone.submit(copies.printed, page, tmp_path / "book.pdf").result().read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content.rstrip().endswith(b"%%EOF")
+    assert len(re.findall(rb"/Type /Page\b", content)) == 3  # a page of its own, and a long answer
+    assert re.findall(rb"/URI \(([^)]*)\)", content) == [b"https://example.org/x"]
+    assert len(re.findall(rb"/Subtype /Link", content)) == 3
+    titles = re.findall(rb"/Title \(([^)]*)\)", content)  # of the document, and the outline's
+    assert sorted(titles) == [b"Book", b"Book", b"Flatness"]
+
+
+def test_without_a_browser_a_pdf_says_what_it_needs(tmp_path, monkeypatch):
+    pytest.importorskip("playwright")
+    monkeypatch.setattr(copies, "chromium", lambda: str(tmp_path / "none"))
+    with ThreadPoolExecutor(1) as alone:
+        done = alone.submit(copies.printed, tmp_path / "page.html", tmp_path / "book.pdf")
+    with pytest.raises(parameters.ParameterError, match="printed by Chromium, and none starts"):
+        done.result()
+    monkeypatch.setitem(sys.modules, "playwright", None)
+    with pytest.raises(parameters.ParameterError, match="pip install playwright"):
+        copies.printed(tmp_path / "page.html", tmp_path / "book.pdf")
+    assert not (tmp_path / "book.pdf").exists()

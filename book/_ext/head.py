@@ -73,7 +73,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: A
 
 def write_list(app: Sphinx, failure: Exception | None) -> None:
     """``llms.txt``: the book's pages as a list in Markdown (llmstxt.org), from what was built."""
-    if failure is not None or app.builder.format != "html":
+    if failure is not None or app.builder.name != "html":
         return
     toc = yaml.safe_load((Path(app.srcdir) / "_toc.yml").read_text(encoding="utf-8"))
     head, _, about = _entry(app, toc["root"]).removeprefix("- ").partition(": ")

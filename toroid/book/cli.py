@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import joblib
 
 from .. import zoo as networks
 from ..minimizers import Store
-from . import checkpoints, notebooks, parameters, references, relations, sweeps
+from . import checkpoints, copies, notebooks, parameters, references, relations, sweeps
 from .checkpoints import CheckpointError
 from .parameters import ParameterError
 
@@ -304,20 +305,34 @@ def _estimate(grid: sweeps.Grid, jobs: int) -> str:
 
 @main.command()
 @click.option("--force", is_flag=True, help="Run every notebook, not only those that are stale.")
-def book(force: bool) -> None:
+@click.option("--zip", "packed", is_flag=True, help="Also the site as one file, to read offline.")
+@click.option("--pdf", is_flag=True, help="Also the pages as one PDF, printed by a Chromium.")
+def book(force: bool, packed: bool, pdf: bool) -> None:
     """Run what is stale at the quick preset, then build the site; warnings are errors."""
     with _friendly():
         for name in parameters.names():
             if force or not notebooks.fresh(name):
                 click.echo(f"running {name} ...")
                 notebooks.run(name)
-        root = parameters.root()
+        built = _built("html")
+        click.echo(f"the book is at {(built / 'index.html').as_uri()}")
+        if packed:
+            click.echo(f"to read offline: {copies.zipped(built, built.with_name('toroid.zip'))}")
+        if pdf:
+            single = _built("singlehtml")  # its links are written for the folder above its file
+            page = shutil.copyfile(single / "book" / "intro.html", single / "toroid.html")
+            click.echo(f"as a PDF: {copies.printed(page, built.with_name('toroid.pdf'))}")
+
+
+def _built(builder: str) -> Path:
+    """The folder of the site that jupyter-book makes; the command ends here if it fails."""
+    root = parameters.root()
     build = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
     command = [sys.executable, "-c", build, "build", str(root), "-W", "--keep-going", "-q"]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run([*command, "--builder", builder], check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
-    click.echo(f"the book is at {(root / '_build' / 'html' / 'index.html').as_uri()}")
+    return root / "_build" / builder
 
 
 _FILE = click.Path(path_type=Path)

@@ -24,8 +24,8 @@ from ..symmetry import Symmetry
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "barriers", "bends", "connectivity",
     "costs", "dependence", "distances", "embedding", "energies", "errors", "flatness",
-    "hamming", "layers", "minimizers", "norms", "planes", "planted", "repaired", "replicas",
-    "scaling", "show", "slide", "style", "symmetry_map",
+    "forest", "hamming", "layers", "minimizers", "norms", "planes", "planted", "repaired",
+    "replicas", "scaling", "show", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -602,6 +602,38 @@ def flatness(table: pd.DataFrame) -> Figure:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="local energy (percentage points)", ylabel="test error (%)")
     ax.legend()
+    return figure
+
+
+@_styled
+def forest(table: pd.DataFrame, *, label: str) -> Figure:
+    """Estimates with their intervals, filled where the interval is on one side of 0.
+
+    Args:
+        table: Columns ``row, series, value, low, high``; rows are drawn from the top, the series of
+            a row one below the other.
+        label: What the estimates are called.
+
+    Returns:
+        A figure with a mark and a bar for each estimate that is a number.
+    """
+    rows, series = ([*table[column].unique()] for column in ("row", "series"))
+    figure, ax = plt.subplots(figsize=(7.5, 0.9 + len(rows) * (0.2 + 0.13 * len(series))))
+    ax.axvline(0, color="black", lw=0.8)
+    for index, name in enumerate(series):
+        color, mark = COLORS[index % len(COLORS)], "os^Dv"[index % 5]
+        ax.plot([], [], mark, color=color, ms=5, label=name)
+        for found in table[table["series"] == name].dropna().itertuples():
+            y = rows.index(found.row) + 0.7 * ((index + 0.5) / len(series) - 0.5)
+            face = color if found.low > 0 or found.high < 0 else "white"
+            ax.plot([found.low, found.high], [y, y], color=color, lw=1.2)
+            ax.plot(found.value, y, mark, color=color, mfc=face, ms=5)
+    for y in range(1, len(rows)):
+        ax.axhline(y - 0.5, color="0.9", lw=0.8, zorder=0)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+    ax.tick_params("y", length=0)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 
