@@ -92,6 +92,8 @@ BENCHMARKS = {
                  ["plain", "multiplicative", "torus", "draws at once", "ratio"]),
     "paths": (["--networks", "lenet", "--images", "4", "--repeats", "1", "--batch", "2"],
               ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
+    "planted": (["--networks", "lenet", "--width", "0.2", "--seeds", "1", "--noise", "0"],
+                ["sequential, torus", "activation", "and scale", "outputs off"]),
     "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
                  ["plain", "one by one", "stacked", "bfloat16", "images/s", "of the peak", "test error"]),
 }  # fmt: skip
