@@ -197,18 +197,18 @@ class Group:
             in two scales, what comes in and what its affine pair makes of it.
         flip: The axes that change sign with a unit where its activation is odd (tanh, sign, none);
             None where no sign is free.
+        parts: Where the units are sets of others (heads, blocks): for each kind of unit inside
+            them, the names of its groups, one for each set.
         turn: The axes on which any invertible matrix may act that mixes the units, where they are
             only added up on their way to what reads them (a head's values, its queries and keys);
             ``out`` is multiplied by it, ``in`` by its inverse transposed. None where none may.
-        parts: Where the units are sets of others (heads, blocks): for each kind of unit inside
-            them, the names of its groups, one for each set.
     """
 
     name: str
     scales: tuple[Scale, ...]
     flip: Scale | None = None
-    turn: Scale | None = None
     parts: tuple[tuple[str, ...], ...] = ()
+    turn: Scale | None = None
 
     def __post_init__(self) -> None:
         sizes = {axis.parameter: len(axis.index) for scale in self.scales for axis in scale.axes}
@@ -392,7 +392,7 @@ def _scale_from(data: dict[str, Any]) -> Scale:
 def _group_from(data: dict[str, Any]) -> Group:
     flip, turn = (data[key] and _scale_from(data[key]) for key in ("flip", "turn"))
     parts = tuple(map(tuple, data["parts"]))
-    return Group(data["name"], tuple(map(_scale_from, data["scales"])), flip, turn, parts)
+    return Group(data["name"], tuple(map(_scale_from, data["scales"])), flip, parts, turn)
 
 
 Row = tuple[str, str, str, str, str]
