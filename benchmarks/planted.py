@@ -4,12 +4,12 @@ A network with random weights, biases and BatchNorm statistics; noise on its wei
 their norm; and a copy of the noisy one, moved by a random element of the symmetry: units permuted,
 then rescaled too, then flipped too (signs before a BatchNorm among them), then mixed as well, where
 heads of attention are. Each matching aligns the copy to the network without noise. A unit is found
-if what makes it is, up to its norm, what makes it in the noisy network before it was moved. Beside
-the matchings of this package, of the normal forms and of the raw weights, stands the package
-rebasin, if it is installed (``pip install -e ".[benchmarks]"``); what it cannot read is left blank.
-*Outputs off* is by how much the outputs of what was aligned differ from those before, the most of
-all, but for a factor: a matching that moves what it may not move, or leaves behind what belongs to
-a unit (BatchNorm's statistics), changes them.
+if what makes it has, with what made it in the noisy network before it was moved, a cosine of 1 or
+near it. Beside the matchings of this package, of the normal forms and of the raw weights, stands
+the package rebasin, if it is installed (``pip install -e ".[benchmarks]"``); what it cannot read is
+left blank. *Outputs off* is by how much the outputs of what was aligned differ from those before,
+the most of all, but for a factor: a matching that moves what it may not move, or leaves behind what
+belongs to a unit (BatchNorm's statistics), changes them.
 
     python benchmarks/planted.py --seeds 3 --noise 0 0.5
 """
@@ -30,6 +30,7 @@ from toroid.alignment._matching import cosines_of_pairs
 from toroid.book import measures
 from toroid.symmetry._elements import Element
 
+ALIKE = 0.9  # cosine: exchanged units have 1 or far less, a turn is estimated in spite of the noise
 KINDS = ("permutation", "and scale", "and sign", "and turn")
 
 
@@ -57,10 +58,17 @@ def build(name: str, width: float) -> nn.Module:
 def planted(symmetry: toroid.Symmetry, kind: str, generator: torch.Generator) -> Element:
     """A random element with as many kinds of moves as asked for."""
     element = Element.random(symmetry, generator)
-    moves = (element.permutations, element.factors, element.signs, element.turns)
+    turns = {name: frame(turn, generator) @ turn for name, turn in element.turns.items()}
+    moves = (element.permutations, element.factors, element.signs, turns)
     kept = [move if KINDS.index(kind) >= i else {} for i, move in enumerate(moves)]
     gains = element.gains if kept[2] else {}
     return Element(symmetry, kept[0], kept[2], kept[1], gains, kept[3])
+
+
+def frame(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A random orthogonal matrix."""
+    numbers = torch.randn(like.shape, generator=generator, dtype=like.dtype)
+    return torch.linalg.qr(numbers)[0]
 
 
 Ways = dict[str, Callable[[dict, dict], dict]]
@@ -99,7 +107,7 @@ def found(aligned: dict, wanted: dict, symmetry: toroid.Symmetry) -> float:
     form = {"gains": "positive", "turns": "orthonormal"}
     a, b = (toroid.normalize(s, symmetry, **form) for s in (aligned, wanted))
     groups = [group for group in symmetry.groups if not group.whole]
-    same = [cosines_of_pairs(a, b, group) > 1 - 1e-6 for group in groups]
+    same = [cosines_of_pairs(a, b, group) > ALIKE for group in groups]
     return float(torch.cat(same).double().mean())
 
 
