@@ -52,6 +52,30 @@ def test_papermill_lists_every_parameter_in_full(name):
         assert "=" not in parameter.help
 
 
+EXERCISED = [
+    "bend", "binary", "connectivity", "dependence", "distances", "flatness", "merging",
+    "minimizers", "shallow", "symmetries",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXERCISED)
+def test_a_figure_page_has_three_exercises_whose_answers_are_computed(name):
+    (text,) = (t for c in cells(name, "markdown") if "## Exercises" in (t := source(c)))
+    questions = re.findall(r"^\*\*\d\.\*\* (.*)$", text, re.MULTILINE)
+    answers = re.findall(r"```\{dropdown\} Answer \d\n(.*?)\n```", text, re.DOTALL)
+    assert len(questions) == len(answers) == 3
+    assert all("{glue:text}`" in answer for answer in answers)
+    commands = [
+        command for question in questions for command in re.findall("`toroid (.*?)`", question)
+    ]
+    assert commands, "one of them changes a parameter"
+    for command in commands:
+        run, page, *words = command.split()
+        assert (run, page) == ("run", name)
+        parameters.check_together(name, parameters.parse(name, words[1::2]))
+        assert {*words[::2]} == {"-p"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_and_presets_are_valid(name):
     defaults = {key: p.default for key, p in parameters.declared(name).items()}

@@ -71,7 +71,7 @@ from ._paths import (
 )
 from ._runs import ALGORITHMS, UNTRAINED, WITHIN, Run, Scale, missing
 from ._sentences import barrier_table, matching_table, shows, work
-from ._statistics import Chance, Estimate, Networks, Sample, correlation
+from ._statistics import Chance, Estimate, Networks, Sample, correlation, written
 from ._words import NOT, PARTLY, REPRODUCED, UNDECIDED, WORDS, Claim, Verdict
 
 __all__ = [
@@ -131,6 +131,7 @@ __all__ = [
     "treated",
     "under",
     "work",
+    "written",
 ]  # fmt: skip
 
 #: The paper's claims by their number in this project.
