@@ -301,10 +301,13 @@ class Symmetry:
 
     def __getitem__(self, name: str) -> Group:
         """The group of this name."""
-        for group in self.all_groups:
-            if group.name == name:
-                return group
-        raise KeyError(f"no group {name!r}; there are {', '.join(g.name for g in self.all_groups)}")
+        if name not in self._named:
+            raise KeyError(f"no group {name!r}; there are {', '.join(self._named)}")
+        return self._named[name]
+
+    @cached_property
+    def _named(self) -> dict[str, Group]:
+        return {group.name: group for group in self.all_groups}
 
     @property
     def all_groups(self) -> tuple[Group, ...]:
