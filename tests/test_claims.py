@@ -821,7 +821,9 @@ def test_c1_is_about_the_networks_that_its_test_was_fixed_for():
     table.loc[1, ["network", "aligned"]] = "timm/test_vit", 1e-7
     verdict = claims.c1(run_of(classifiers=table))
     assert (verdict.word, verdict.regardless) == (UNDECIDED, NOT)
-    assert "1 are timm's" in verdict.missing[0]
+    assert "1 are of timm" in verdict.missing[0]
+    sentence = claims.shows("classifiers", run_of(classifiers=table))
+    assert "1 of 1 networks of torchvision and 1 of 1 networks of timm are understood" in sentence
 
 
 def test_what_merging_shows_is_the_share_that_the_geodesic_has_of_repair():

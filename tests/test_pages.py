@@ -356,6 +356,17 @@ def test_units_are_back_in_their_place_or_not(odd):
     assert measures.returned(state, planted, planted, symmetry) == 0
 
 
+class Counted(torch.nn.Sequential):
+    """Numbers of its own for each unit, and a layer that nobody reads."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
+        self.spare = torch.nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self[2](self[1](self[0](x)) * torch.arange(1.0, 6.0))
+
+
 class Spare(torch.nn.Module):
     """A second head, for training only."""
 
@@ -372,12 +383,50 @@ class Spare(torch.nn.Module):
 def test_units_outside_every_group_are_counted_with_the_reason():
     model, example = Spare(), torch.zeros(2, 6)
     symmetry = toroid.find_symmetries(model, example)
-    assert measures.outside(model, symmetry, example) == {"used in training only": [2]}
-    without = toroid.Symmetry(groups=(), output=symmetry.output)
-    assert measures.outside(model, without, example) == {
-        "can be exchanged with no other": [5],
-        "used in training only": [2],
+    idle = {"no output depends on it": [2]}
+    assert measures.outside(model, symmetry, example) == idle
+    assert measures.outside(model, symmetry, (example,), lambda out: out[:, :1]) == idle
+    with pytest.warns(UserWarning, match="5 hidden units stay"):
+        held = toroid.find_symmetries(Counted(), example)
+    assert measures.outside(Counted(), held, example) == {
+        "a constant with a number for each unit": [5],
+        **idle,
     }
+    assert measures.outside(torch.nn.Flatten(), toroid.Symmetry(()), example) == {}
+
+
+def test_a_layer_is_used_however_its_weight_is_read():
+    class Joined(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Linear(6, n) for n in (2, 3, 4))
+
+        def forward(self, x):
+            return torch.nn.functional.linear(x, torch.cat([self.a.weight, self.b.weight]))
+
+    found = measures.outside(Joined(), toroid.Symmetry(()), torch.zeros(2, 6))
+    assert found == {"no output depends on it": [4]}
+
+
+def test_the_precision_of_a_network_is_the_lowest_that_its_numbers_are_cast_to():
+    class Rounded(torch.nn.Linear):
+        def forward(self, x):
+            mask = torch.ones(3, dtype=torch.bfloat16)  # none of its numbers
+            return super().forward(x).float().double() * mask
+
+    x = torch.zeros(1, 3, dtype=torch.float64)
+    for layer, wanted in ((torch.nn.Linear, torch.float64), (Rounded, torch.float32)):
+        model = layer(3, 3).double()
+        assert measures.precision(model, model.state_dict(), x) == wanted
+        assert measures.precision(model, model.state_dict(), (x,)) == wanted
+
+
+def test_a_tensor_of_two_names_is_drawn_once():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    state = measures.random_state(model, torch.Generator().manual_seed(0))
+    assert state["2.weight"] is state["0.weight"]
+    assert not torch.equal(state["2.bias"], state["0.bias"])
 
 
 def test_rows_of_a_grouped_convolution_are_counted_once():

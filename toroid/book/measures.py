@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .._state import State
+from .._network import Outputs
+from .._state import State, first_names
 from ..data import Dataset
 from ..symmetry import Scale, Symmetry, flip, permute
 
 __all__ = [
     "apart", "found_again", "gap", "loss", "moved", "norm", "outputs", "outside",
-    "random_element", "random_factors", "random_state", "returned", "rms",
+    "precision", "random_element", "random_factors", "random_state", "returned", "rms",
 ]  # fmt: skip
 
 #: Permutations, factors and signs, by the names of groups and scales.
@@ -30,11 +33,15 @@ def random_state(model: nn.Module, generator: torch.Generator) -> dict[str, Tens
         generator: Draws them, in the order of the state dict.
 
     Returns:
-        A state; running variances are positive, what is no floating-point number is the model's.
+        A state; running variances are positive, what is no floating-point number is the model's,
+        and a tensor of two names is one.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
+    first = first_names(model)
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
+        if first[name] != name:
+            tensor = state[first[name]]
+        elif tensor.is_floating_point():
             fan_in = tensor[0].numel() if tensor.dim() > 1 else 1
             tensor = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
             tensor = tensor / fan_in**0.5
@@ -241,16 +248,55 @@ def _places(tensor: Tensor, dim: int, span: int) -> Tensor:
     return places[(..., *[None] * (tensor.dim() - dim - len(shape)))].expand(tensor.shape)
 
 
-def outside(model: nn.Module, symmetry: Symmetry, example: Tensor) -> dict[str, list[int]]:
-    """Rows of linear and convolutional layers that are no unit of a group, and why.
+class _Casts(TorchDispatchMode):
+    """Remembers the lowest precision that numbers of float64 were cast to."""
+
+    lowest = torch.float64
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in args)
+        if given and isinstance(out, Tensor) and out.is_floating_point():
+            self.lowest = max(self.lowest, out.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+        return out
+
+
+@torch.no_grad()
+def precision(model: nn.Module, state: State, example: Any) -> torch.dtype:
+    """The lowest precision in which a network computes, of a state in float64.
+
+    Transformers' norms cast to float32 whatever they are given.
+
+    Args:
+        model: The network; only its mode changes.
+        state: State dict in float64.
+        example: An input, or a tuple of them, in float64 where it is no integer.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 2).double()
+        >>> precision(layer, layer.state_dict(), torch.zeros(1, 2).double())
+        torch.float64
+    """
+    with _Casts() as casts:  # type: ignore[no-untyped-call]
+        functional_call(model.eval(), dict(state), example)
+    return casts.lowest
+
+
+def outside(
+    model: nn.Module, symmetry: Symmetry, example: Any, outputs: Outputs = None
+) -> dict[str, list[int]]:
+    """Hidden units that are in no group, and rows of layers that no output depends on; and why.
 
     Args:
         model: The network; only its mode changes.
         symmetry: Its own.
-        example: An input.
+        example: An input, or a tuple of them.
+        outputs: Of the model's outputs those that count, as `toroid.find_symmetries` takes it.
 
     Returns:
-        By reason, how many rows each such layer has.
+        By reason, how many units or rows each such layer has.
 
     Example:
         >>> import toroid
@@ -259,23 +305,26 @@ def outside(model: nn.Module, symmetry: Symmetry, example: Tensor) -> dict[str, 
         >>> outside(model, toroid.find_symmetries(model, image), image)
         {}
     """
-    covered: dict[str, set[int]] = {}
-    every = (axis for group in symmetry.all_groups for axis in group.axes)
-    for axis in (axis for axis in every if axis.dim == 0 and axis.span == 1):  # rows
-        covered.setdefault(axis.parameter, set()).update(axis.positions.flatten().tolist())
-    called: set[str] = set()
-    layers = {k: m for k, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))}
-    hooks = [m.register_forward_pre_hook(lambda *_, k=k: called.add(k)) for k, m in layers.items()]
-    with torch.no_grad():
-        model.eval()(example)
-    for hook in hooks:
-        hook.remove()
     found: dict[str, list[int]] = {}
-    for name, layer in layers.items():
-        if left := len(layer.weight) - len(covered.get(f"{name}.weight", ())):
-            reason = "can be exchanged with no other" if name in called else "used in training only"
-            found.setdefault(reason, []).append(left)
+    for stay in symmetry.stays:
+        found.setdefault(stay.why, []).append(stay.size)
+    if idle := _idle(model, example, outputs):
+        found["no output depends on it"] = idle
     return found
+
+
+def _idle(model: nn.Module, example: Any, outputs: Outputs) -> list[int]:
+    """Rows of each linear or convolutional layer that no output depends on, however it is used."""
+    layers = [k for k, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
+    held = dict(model.named_parameters())
+    weights = {k: held[k].detach().requires_grad_() for k in (f"{k}.weight" for k in layers)
+               if k in held}  # fmt: skip
+    if not weights:
+        return []
+    out = functional_call(model.eval(), weights, example)
+    out = outputs(out) if outputs else out
+    grads = torch.autograd.grad(out.sum(), [*weights.values()], allow_unused=True)
+    return [len(w) for w, grad in zip(weights.values(), grads, strict=True) if grad is None]
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -213,10 +213,18 @@ class _Builder:
         for number, slot in enumerate(slots):
             for component in scale.of[slot.ids].tolist():
                 self.start.setdefault(component, number)
+        # There may be as many groups as units: what each asks for is made once.
+        self.where = [_where(unit.of[slot.ids]) for slot in slots]
         self.first: dict[int, tuple[int, int]] = {}  # unit -> the slot and position where it starts
-        for number, slot in enumerate(slots):
-            for position, component in enumerate(unit.of[slot.ids].tolist()):
-                self.first.setdefault(component, (number, position))
+        for number, places in enumerate(self.where):
+            for component, positions in places.items():
+                self.first.setdefault(component, (number, positions[0]))
+        self.latest: dict[str, int] = {}  # parameter -> the latest start of a free scale it reads
+        for slot in slots:
+            if slot.role == "in":
+                free = {*scale.of[slot.ids].tolist()} - scale.reasons.keys()
+                starts = [self.latest.get(slot.parameter, -1), *(self.start[c] for c in free)]
+                self.latest[slot.parameter] = max(starts)
 
     def group(
         self, members: Units, places: Sequence[Place], whole: bool = False
@@ -233,9 +241,11 @@ class _Builder:
         by_scale: dict[bytes, list[tuple[int, NDArray[Any]]]] = defaultdict(list)
         members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
         for number in numbers:
-            ids = self.slots[number].ids
-            positions = _positions(self.unit.of[ids], members)  # (units, block)
-            factors = np.where(self.scale.frozen[ids], -1, self.scale.of[ids])[positions]
+            where = self.where[number]
+            # (units, block): of each of its components in turn, ascending
+            positions = np.array([[p for c in unit for p in where.get(c, ())] for unit in members])
+            ids = self.slots[number].ids[positions]
+            factors = np.where(self.scale.frozen[ids], -1, self.scale.of[ids])
             same = (factors == factors[:, :1]).all()
             by_scale[(factors[:, 0] if same else factors).tobytes()].append((number, positions))
         scales = [self._scale(places) for places in by_scale.values()]
@@ -261,7 +271,7 @@ class _Builder:
     def _scale(self, places: list[tuple[int, NDArray[Any]]]) -> Scale:
         """The axes of one factor, and what fixes it if something does."""
         first, positions = places[0]
-        factors = np.unique(self.scale.of[self.slots[first].ids][positions])
+        factors = np.unique(self.scale.of[self.slots[first].ids[positions]])
         reason = self.scale.reasons.get(int(factors[0]), "")
         # A factor is one unit's own if there is one for each and all its places are these.
         held = sum(p.size for _, p in places)
@@ -285,9 +295,7 @@ class _Builder:
 
     def _reads_from(self, parameter: str, order: int) -> bool:
         """Whether a weight reads units whose free scale starts at `order` or behind it."""
-        read = [s.ids for s in self.slots if s.parameter == parameter and s.role == "in"]
-        free = {c for ids in read for c in self.scale.of[ids].tolist()} - self.scale.reasons.keys()
-        return any(self.start[c] >= order for c in free)
+        return self.latest.get(parameter, -1) >= order
 
     def output(self) -> Group | None:
         """The last layer as one unit: all numbers that the outputs' common factor acts on."""
@@ -337,9 +345,9 @@ def _with_parts(groups: Sequence[Group], members: Sequence[Units]) -> tuple[Grou
     return tuple(replace(g, parts=parts(g, units)) if g.whole else g for g, units in pairs)
 
 
-def _positions(components: NDArray[Any], members: Units) -> NDArray[Any]:
-    """The positions of each unit along a slot: of each of its components in turn, ascending."""
+def _where(components: NDArray[Any]) -> dict[int, list[int]]:
+    """The positions of each component along a slot, ascending."""
     where: dict[int, list[int]] = defaultdict(list)
     for position, component in enumerate(components.tolist()):
         where[component].append(position)
-    return np.array([[p for c in unit for p in where.get(c, ())] for unit in members])
+    return where

@@ -55,8 +55,9 @@ def c1(run: Run) -> Verdict:
             lacking.append(f"why units belong to no group, in {unsaid.sum()} networks")
     else:
         lacking.append("the share of hidden units that belong to a group (not kept)")
-    if (others := table["network"].astype(str).str.startswith("timm/")).any():
-        lacking.append(f"that it is of torchvision's alone ({others.sum()} are timm's)")
+    counts = library(table).value_counts().drop("torchvision", errors="ignore")
+    if others := " and ".join(f"{count} are of {name}" for name, count in counts.items()):
+        lacking.append(f"that it is of torchvision's alone ({others})")
     good = understood & (changes < 1e-8) & (undone | unplanted)
     word = REPRODUCED if good.all() else NOT
     evidence = (
@@ -67,6 +68,11 @@ def c1(run: Run) -> Verdict:
         word, evidence, tuple(lacking), label="largest relative change of an output",
         number=float(changes.max()), bound=1e-8, networks=len(table), parts=parts,
     )  # fmt: skip
+
+
+def library(table: pd.DataFrame) -> pd.Series:
+    """Where each network of a table is from: its name begins with it, unless it is torchvision."""
+    return table["network"].astype(str).str.extract(r"^(\w+)/")[0].fillna("torchvision")
 
 
 def c8(run: Run) -> Verdict:

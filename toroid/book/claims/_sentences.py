@@ -8,6 +8,7 @@ import pandas as pd
 
 from ._binary import alignment_lowers
 from ._flatness import Flatness, angle_column, closeness, decay_share
+from ._identities import library
 from ._paths import (
     AFTER,
     BEFORE,
@@ -235,9 +236,10 @@ def _binary(run: Run) -> list[str]:
 def _classifiers(run: Run) -> list[str]:
     table = run["classifiers"]
     worst = table[["permuted", "rescaled", "normalised", "aligned"]].max().max()
-    understood = int((table["refused"].fillna("") == "").sum())
+    understood = (table["refused"].fillna("") == "").groupby(library(table), sort=False)
+    counts = [f"{x.sum()} of {len(x)} networks of {name}" for name, x in understood]
     return [
-        f"{understood} of {len(table)} networks are understood, and their outputs change by "
+        f"{' and '.join(counts)} are understood, and their outputs change by "
         f"{worst:.0e} at most when units are exchanged and rescaled",
         "it does not show that there is no symmetry beside those in the table",
     ]
