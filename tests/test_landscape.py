@@ -10,6 +10,7 @@ from networks import gap
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from toroid.data import Dataset
+from toroid.evaluation import Evaluation, Evaluator
 from toroid.landscape import Curve
 
 
@@ -51,6 +52,65 @@ def test_a_network_that_writes_into_its_input_leaves_the_data_as_they_are(digits
     assert len({toroid.evaluate(state, model, digits, **how) for _ in range(3)}) == 1
     toroid.refresh(state, model, digits, **how)
     assert torch.equal(digits.images, kept)
+
+
+class Watching(nn.Module):
+    """Walks its sequence by itself, and uses what comes before ReLU as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 10), nn.ReLU())
+
+    def forward(self, x):
+        before = self.layers[0](x.flatten(1))
+        return before + self.layers[1](before)
+
+
+def hooked():
+    """A hook keeps what comes before ReLU, another one adds it to the outputs."""
+    seen = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU())
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.register_forward_hook(lambda module, inputs, output: output + seen[-1])
+    return model
+
+
+def patched():
+    """A ReLU whose call is another one."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.ReLU())
+    model[2].forward = lambda x: x + x.relu()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "overwrites"), [
+        (lambda: toroid.mlp((64,), hidden=(8,)), True),
+        (lambda: toroid.lenet((1, 8, 8), width=0.5), True),
+        (lambda: toroid.models.vgg16_bn((1, 8, 8), width=0.1), True),
+        (Watching, False), (hooked, False), (patched, False),
+    ],
+)  # fmt: skip
+def test_relu_overwrites_only_what_nothing_else_sees(digits, make, overwrites):
+    model = make().eval()
+    data = digits.take(64)
+    with torch.no_grad():
+        expected = float(nn.functional.cross_entropy(model(data.images), data.labels))
+    evaluator = Evaluator(model, Evaluation())
+    kinds = [m.inplace for m in evaluator.network.modules() if isinstance(m, nn.ReLU)]
+    assert kinds == [overwrites] * len(kinds)
+    before = data.images.clone()
+    assert evaluator.score(model.state_dict(), data).loss == expected  # to the last bit
+    assert torch.equal(data.images, before)
+    assert not any(m.inplace for m in model.modules() if isinstance(m, nn.ReLU))
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_data_of_any_alignment_give_the_same_bits(digits, skip):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    state, odd = model.state_dict(), torch.empty(digits.images.numel() + skip)[skip:]
+    odd = odd.view_as(digits.images).copy_(digits.images)
+    same = toroid.evaluate(state, model, Dataset(odd, digits.labels, 10))
+    assert same == toroid.evaluate(state, model, digits)
 
 
 def test_refresh_is_what_pytorch_does(digits):

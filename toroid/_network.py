@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 ALONE = threading.RLock()
 
 Outputs = Callable[[Any], Any] | None  # which part of what a model says counts; None for all
+
+
+FRESH = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)  # their outputs are new
 
 
 class UnsupportedError(NotImplementedError):
@@ -67,6 +71,31 @@ def structure(model: nn.Module) -> nn.Module:
             f"the model cannot be copied: {str(error).splitlines()[0]} Some module keeps a tensor "
             "of an earlier pass in an object of its own; remove it, or detach it"
         ) from error
+
+
+def transparent(network: nn.Module) -> bool:
+    """Whether modules keep nothing of what passes through them, and write nothing into it.
+
+    They are torch's own or those of `models`, as they stand there, and none works in place.
+    """
+    return all(
+        type(m).__module__.startswith(("torch.nn.modules.", f"{__package__}.models"))
+        and not (m._forward_hooks or m._forward_pre_hooks or getattr(m, "inplace", False))
+        and "forward" not in vars(m)
+        for m in network.modules()
+    )
+
+
+def overwrite(network: nn.Module) -> None:
+    """In a transparent network (one that nobody else holds), ReLU in the place of its input.
+
+    Only where that was just made, by the layer before it in a sequence: the bits are the same, and
+    the memory for another is neither asked for nor cleared.
+    """
+    for sequence in [m for m in network.modules() if type(m) is nn.Sequential]:
+        for (_, before), (name, after) in itertools.pairwise([*sequence._modules.items()]):
+            if isinstance(before, FRESH) and type(after) is nn.ReLU:
+                sequence._modules[name] = nn.ReLU(inplace=True)
 
 
 def computed_weights(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import Kept, run, structure
+from ._network import Kept, overwrite, run, structure, transparent
 from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model, first_names, later_names
 from .data import Dataset
@@ -100,6 +100,9 @@ class Evaluator:
         """Take the modules apart from their weights."""
         self.model, self.how, self.task = model, how, checked_task(task)
         self.network = structure(model)
+        self.transparent = transparent(self.network)
+        if self.transparent:
+            overwrite(self.network)
         self.sized = False  # whether an error was seen to change with the size of the outputs
         self.kept, self.later = Kept(self.network), later_names(model)
         convolves = any(isinstance(m, nn.Conv2d) for m in self.network.modules())
@@ -143,12 +146,16 @@ class Evaluator:
         return tensor.clone() if name in self.buffers else self._place(tensor)
 
     def _moved(self, x: Any, like: Tensor) -> Any:
-        """An input in one copy where and as it is needed: a network may write into it."""
+        """An input where and as it is needed, in one copy: a network may write into it.
+
+        Where it cannot, the data themselves; copies are aligned, which products' bits depend on.
+        """
         if not isinstance(x, Tensor):
             return x
+        whole = self.transparent and _aligned(x)
         layout = self.channels_last and x.dim() == 4
         return x.to(
-            like.device, like.dtype if x.is_floating_point() else x.dtype, copy=True,
+            like.device, like.dtype if x.is_floating_point() else x.dtype, copy=not whole,
             non_blocking=like.device.type == "cuda",
             memory_format=torch.channels_last if layout else torch.preserve_format,
         )  # fmt: skip
@@ -266,6 +273,10 @@ def _check_untied(model: nn.Module, layers: Sequence[str]) -> None:
             raise ValueError(
                 f"{key!r} is tied to {others[0]!r}: what repairs one use spoils the other"
             )
+
+
+def _aligned(x: Tensor) -> bool:
+    return x.layout == torch.strided and x.is_contiguous() and x.data_ptr() % 64 == 0
 
 
 def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:

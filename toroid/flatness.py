@@ -128,14 +128,17 @@ def _walk(
         }
     z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
     if kind == "multiplicative":
-        z = {k: v * state[k] for k, v in z.items()}
+        z = {k: v.mul_(state[k]) for k, v in z.items()}
     if torus is None:
         return lambda size: {
             **state,
             **{k: torch.add(state[k], v, alpha=size) for k, v in z.items()},
         }
-    tangent = {k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point()}
-    tangent |= {k: v * state[k].square().mean().sqrt() for k, v in z.items()}
+    tangent = {
+        k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point() and k not in z
+    }
+    for k, v in z.items():  # what is on spheres only is written below
+        tangent[k] = v if k in torus.covered else v * state[k].square().mean().sqrt()
     for scale in torus.symmetry.scales:
         point, way = torus.vectors(state, scale), torus.vectors(z, scale)  # (units, numbers)
         way = tangential(way, point)
