@@ -91,6 +91,8 @@ BENCHMARKS = {
     "binary": (["--repeats", "1"], ["float32, ms", "int8, ms", "ratio"]),
     "flatness": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--draws", "2"],
                  ["plain", "multiplicative", "torus", "draws at once", "ratio"]),
+    "layers": (["--network", "lenet", "--precision", "float32", "--batches", "1", "--repeats", "1"],
+               ["the bound", "all layers inside, folded", "evaluate, channels"]),
     "paths": (["--networks", "lenet", "--images", "4", "--repeats", "1", "--batch", "2"],
               ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
     "planted": (["--networks", "lenet", "--width", "0.2", "--seeds", "1", "--noise", "0"],
