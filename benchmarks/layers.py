@@ -14,7 +14,9 @@ The bound takes each layer's fastest; no network reaches it where these differ i
 change of layout is not counted. *evaluate* is a call of `toroid.evaluate`, per batch.
 
 On a machine that others use as well, ``--busy`` counts the time of the processor and not that of
-the clock; with more threads than one, set ``OMP_WAIT_POLICY=passive``, or waiting counts too.
+the clock; with more threads than one, set ``OMP_WAIT_POLICY=passive``, or waiting counts too. With
+``THP_MEM_ALLOC_ENABLE=1`` torch asks Linux for large pages: much of what *evaluate* takes beyond
+its layers is the clearing of small ones.
 
     OMP_NUM_THREADS=1 python benchmarks/layers.py --busy
 """
@@ -67,7 +69,8 @@ def fused(layer, x):
 def ways(layer, x, dtype):
     """By name: one layer's outputs, again."""
     rectified = isinstance(layer[0], nn.Conv2d) and isinstance(layer[-1], nn.ReLU)
-    images, cpu, found = x.dim() == 4, x.device.type == "cpu", {}
+    cpu = x.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    images, found = x.dim() == 4, {}
     for name, layout in LAYOUTS.items() if images else [("outside", torch.preserve_format)]:
         placed = x.to(dtype, memory_format=layout)
         modules = {name: nn.Sequential(*copy.deepcopy(layer))}
