@@ -96,6 +96,14 @@ def grouped_queries(m, x):
     return m.end(x.transpose(1, 2).flatten(2))
 
 
+def masked_heads(m, x, mask):
+    """A mask with a place for each head, made of two numbers."""
+    q, k, v = (layer(x).view(2, 4, 2, 3).transpose(1, 2) for layer in (m.query, m.key, m.value))
+    mask = torch.where(mask[:, None, None, :], torch.zeros(1, 2, 4, 4), -1e30)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return m.end(x.transpose(1, 2).flatten(2))
+
+
 def rotary(m, x):
     q, k = (layer(x).view(2, 4, 2, 6) for layer in (m.query, m.key))
     angle = torch.arange(4.0, dtype=x.dtype)[:, None, None] * torch.tensor([1.0, 0.3, 0.1]).to(x)
@@ -231,6 +239,10 @@ KINDS = {
     "rotary embeddings": lambda: (
         Apply(rotary, query=nn.Linear(5, 12), key=nn.Linear(5, 12), value=nn.Linear(5, 6),
               end=nn.Linear(6, 3)), torch.zeros(2, 4, 5), None),
+    "a mask for each head": lambda: (
+        Apply(masked_heads, **{k: nn.Linear(5, 6) for k in ("query", "key", "value")},
+              end=nn.Linear(6, 3)),
+        (torch.zeros(2, 4, 5), torch.ones(2, 4).bool()), [2, 3, 3, 3, 3]),
     "a padding mask": lambda: (
         Apply(lambda m, x, mask: m.b(m.a(x, src_key_padding_mask=mask).mean(1)),
               a=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), b=nn.Linear(8, 3)),

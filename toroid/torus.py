@@ -101,20 +101,19 @@ class Torus:
                 full.add(axis.parameter)
         return full
 
-    @property
-    def steps(self) -> list[Scale | Group]:
+    def steps(self, turns: bool) -> list[Scale | Group]:
         """What is normalised, front to back: scales, and behind its scale a group that turns."""
+        turning = [(g.turn.order, 1, g) for g in self.symmetry.groups if g.turn and turns]
         steps: list[tuple[int, int, Scale | Group]] = [
-            *((scale.order, 0, scale) for scale in self.symmetry.scales),
-            *((group.turn.order, 1, group) for group in self.symmetry.groups if group.turn),
-        ]
+            *((scale.order, 0, scale) for scale in self.symmetry.scales), *turning
+        ]  # fmt: skip
         return [step for *_, step in sorted(steps, key=lambda step: step[:2])]
 
-    def normalize(self, state: State) -> dict[str, Tensor]:
+    def normalize(self, state: State, turns: bool = False) -> dict[str, Tensor]:
         """Every unit over the norm of its incoming weights, front to back; see `normalize`."""
         result = {k: widened(v) for k, v in state.items()}
         dead = {}
-        for step in self.steps:
+        for step in self.steps(turns):
             if isinstance(step, Group):
                 _orthonormalize(result, step, self.bias)
                 continue
@@ -282,9 +281,9 @@ def normalize(
     check_choice("turns", turns, TURNS)
     if output == "keep":
         symmetry = replace(symmetry, output=None)
-    symmetry = symmetry if turns == "orthonormal" else symmetry.still
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
-    return torus.normalize(_with_positive_gains(state, symmetry) if gains == "positive" else state)
+    state = _with_positive_gains(state, symmetry) if gains == "positive" else state
+    return torus.normalize(state, turns == "orthonormal")
 
 
 def _with_positive_gains(state: State, symmetry: Symmetry) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .._state import State
@@ -766,34 +767,46 @@ def _agree(axes: NDArray[Any], part: pd.DataFrame, index: int, label: str) -> No
 
 
 @_styled
-def repaired(curves: pd.DataFrame, deviations: pd.DataFrame) -> Figure:
+def repaired(*runs: tuple[str, pd.DataFrame, pd.DataFrame]) -> Figure:
     """Error along paths, as they are and repaired; and how much units vary half way.
 
     Args:
-        curves: Columns ``path, repair, pair, t, error``.
-        deviations: Columns ``path, pair, layer, ratio``.
+        *runs: Of each its label, the curves (columns ``path, repair, pair, t, error``) and the
+            deviations (columns ``path, pair, layer, ratio``).
 
     Returns:
-        A figure with a panel for each path and one of deviations; lines are means over pairs, bands
-        their range.
+        A figure with a row for each run: a panel for each path and one of deviations; lines are
+        means over pairs, bands their range.
     """
-    names = list(curves["path"].unique())
-    figure, axes = plt.subplots(1, len(names) + 1, figsize=(2.4 * (len(names) + 1), 2.6))
-    for ax, name in zip(axes, names, strict=False):
+    columns = 1 + max(curves["path"].nunique() for _, curves, _ in runs)
+    size = (2.4 * columns, 0.8 + 2.0 * len(runs))
+    figure, axes = plt.subplots(len(runs), columns, figsize=size, squeeze=False)
+    for row, (label, curves, deviations) in zip(axes, runs, strict=True):
+        _repaired(row, curves, deviations)
+        row[0].set_ylabel(f"{textwrap.fill(label, 20)}\nerror (%)".lstrip())
+    titles = [*runs[0][1]["path"].unique(), "deviation half way"]
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title)
+    for ax, where in ((axes[0, 0], "upper"), (axes[0, -1], "lower")):
+        lines, names = ax.get_legend_handles_labels()
+        title = "right:" if where == "lower" else None
+        figure.legend(lines, names, loc=f"outside {where} center", ncols=3, title=title)
+    return figure
+
+
+def _repaired(axes: Sequence[Axes], curves: pd.DataFrame, deviations: pd.DataFrame) -> None:
+    """One run: the error along each path, and the deviations of each layer."""
+    for ax, (_, along) in zip(axes, curves.groupby("path", sort=False), strict=False):
         ax.sharey(axes[0])
-        for index, (how, part) in enumerate(curves[curves["path"] == name].groupby("repair")):
+        for index, (how, part) in enumerate(along.groupby("repair")):
             table = part.pivot(index="pair", columns="t", values="error")
             band(ax, table.columns.to_numpy(), 100 * table.to_numpy(), index=index, label=str(how))
-        ax.set(title=name, xlabel="t")
-    axes[0].set_ylabel("error (%)")
+        ax.set_xlabel("t")
     for index, (name, part) in enumerate(deviations.groupby("path", sort=False)):
         table = part.pivot(index="pair", columns="layer", values="ratio")
         band(axes[-1], range(1, 1 + table.shape[1]), table.to_numpy(), index=index, label=str(name))
-    axes[-1].set(title="deviation half way\nover that of the ends", xlabel="layer")
-    axes[-1].set_xticks(range(1, 1 + deviations["layer"].nunique()))
-    axes[-1].legend()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
+    axes[-1].set_xlabel("layer")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 @_styled

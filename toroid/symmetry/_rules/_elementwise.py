@@ -11,6 +11,7 @@ from .._labels import FACTORS, KINDS, Label, Trace, Weight, still
 from ._table import (
     activation,
     is_infinite,
+    is_one_number,
     is_zero,
     meet,
     meets_constant,
@@ -331,6 +332,8 @@ def where(trace: Trace, node: Node, condition: Any, *choices: Any) -> Label:
         taken = still(shape)
         for constant in (x, y):
             meets_constant(trace, condition, constant)
+        if isinstance(condition, Label) and is_one_number(x) and is_one_number(y):
+            return elementwise(trace, node, condition).expand(shape)  # repeated where it was
     if not isinstance(condition, (Label, Weight)):
         meets_constant(trace, taken, condition)
         return taken

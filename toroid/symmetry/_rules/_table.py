@@ -87,6 +87,11 @@ def is_zero(x: Any) -> bool:
     return not x.any() if isinstance(x, Tensor) else not isinstance(x, (Label, Weight)) and x == 0
 
 
+def is_one_number(x: Any) -> bool:
+    """Whether a constant is the same number everywhere."""
+    return not isinstance(x, Tensor) or bool((x == x.flatten()[:1]).all())
+
+
 def is_infinite(x: Any) -> bool:
     """Whether a constant is infinite everywhere: it agrees with every positive factor."""
     if isinstance(x, (Label, Weight)) or x is None:
