@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import Apply, gap, network, random_state
 from torch import nn
 from torch.nn import functional as F
-from toroid.symmetry._elements import Element
+from toroid.symmetry._elements import Element, Step
 
 SEEDS = st.integers(0, 10_000)
 TURNING = ("attention", "biased", "odd", "stacked", "deep linear", "grouped queries", "shared keys")
@@ -142,6 +142,26 @@ def test_a_turn_multiplies_what_makes_and_divides_what_reads(name, seed):
             rows = axis.rows(state[axis.parameter])  # (units, numbers)
             expected = sum(matrix[:, [i]] * rows[i] for i in range(len(matrix)))
             assert torch.allclose(axis.rows(turned[axis.parameter]), expected)
+
+
+@EVERY
+@given(seed=SEEDS)
+@settings(max_examples=3)
+def test_steps_after_a_turn_are_the_steps_on_what_it_moved(name, seed):
+    model, _, symmetry = CASES[name]
+    moved, element = random_state(model, seed), Element.identity(symmetry)
+    state = moved
+    for k in range(2):  # the second time on units that are mixed, sets and what is inside them
+        drawn = Element.random(symmetry, torch.Generator().manual_seed(seed + k))
+        for group in symmetry.groups:
+            own = [
+                getattr(drawn, kind).get(group.name) for kind in ("permutations", "signs", "turns")
+            ]
+            element = element.then(group, Step(*own))
+            moves = (toroid.permute, toroid.flip, toroid.turn)
+            for move, what in zip(moves, own, strict=True):
+                moved = moved if what is None else move(moved, {group.name: what}, symmetry)
+            assert gap(element.act(state), moved) < 1e-9
 
 
 @EVERY
