@@ -83,6 +83,16 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_pages_run_with_large_pages_of_memory(clone, monkeypatch):
+    page = clone / "book" / "bend.ipynb"
+    look = '{}[__import__(\\"os\\").environ[\\"THP_MEM_ALLOC_ENABLE\\"]]'
+    page.write_text(page.read_text().replace('pages.Page(globals(), \\"bend\\")', look))
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    assert "KeyError: '1'" in invoke("run", "bend", "-o", "mine").output
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")  # the caller's word counts
+    assert "KeyError: '0'" in invoke("run", "bend", "-o", "mine").output
+
+
 def test_runs_that_start_in_one_second_have_a_folder_each(clone, monkeypatch):
     def run(name, values, path):
         assert not list(path.parent.iterdir())

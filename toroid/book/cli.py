@@ -68,6 +68,8 @@ class _Folder(click.Path):
 @click.version_option(package_name="toroid")
 def main() -> None:
     """Rerun the figures of the book with parameters of your own, and build it."""
+    # Large pages of memory for large tensors, in the processes that run a page; torch's own switch.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @main.command("list")
