@@ -505,7 +505,7 @@ def test_errors_of_minimizers_are_counted(networks):
 def test_trainings_are_summed_up():
     row = {"algorithm": "sgd", "train_loss": 0.5, "norm": 3.0, "seconds": 2.0, "failed": None}
     rows = [{**row, "train_error": e, "test_error": 2 * e} for e in (0.01, 0.03)]
-    found = tables.training(pd.DataFrame(rows)).loc["sgd"]
+    found = tables.training(pd.DataFrame(rows)).loc["SGD"]
     assert found["train error (%)"] == "2.00 (1.00 to 3.00)"
     assert found["train loss"] == "0.5000 (0.5000 to 0.5000)"
     assert (found["seconds"], found["failed"]) == ("2", "0 of 2")

@@ -15,7 +15,8 @@ __all__ = ["chromium", "printed", "zipped"]
 #: are code cells that the page hides too and the package's reference, which is as long as the rest.
 _READY = """async () => {
   const named = (id) => document.getElementById(decodeURIComponent(id));
-  named("document-book/api")?.nextElementSibling.remove();
+  const reference = document.querySelectorAll('[id^="document-book/api"]');
+  for (const start of reference) start.nextElementSibling.remove();
   for (const fold of document.querySelectorAll("details.sd-dropdown")) fold.open = true;
   for (const link of document.querySelectorAll("a[href]")) {
     const [page, part] = link.getAttribute("href").split("#");

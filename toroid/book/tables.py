@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from ..landscape import Curve
 from ..minimizers import Stored
+from .plotting import SHORT
 
 __all__ = [
     "below", "by_network", "errors", "heights", "labelled", "listed", "matrix", "spread",
@@ -105,6 +106,8 @@ def by_network(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """A table that a page shows: its words are shown as they are, whatever file they come from.
 
+    Algorithms have the names that they have in figures.
+
     Args:
         table: Any; words in it, and of its rows and columns, are no HTML.
         caption: A title, no HTML either.
@@ -118,7 +121,7 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     """
 
     def safe(value: Any) -> Any:
-        return html.escape(value) if isinstance(value, str) else value
+        return html.escape(SHORT.get(value, value)) if isinstance(value, str) else value
 
     shown = table.map(safe).rename(index=safe, columns=safe).rename_axis(index=safe, columns=safe)
     # the same table has the same name in any run: by default it is drawn at random
@@ -169,7 +172,7 @@ def errors(table: pd.DataFrame, by: Sequence[str] = ("algorithm",)) -> pd.DataFr
     Example:
         >>> row = {"algorithm": "sgd", "seed": 0, "train_error": 0.0, "test_error": 0.02}
         >>> found = errors(pd.DataFrame([{**row, "failed": ""}]))
-        >>> found.loc["sgd", ["test_error", "failed"]].tolist()
+        >>> found.loc["SGD", ["test_error", "failed"]].tolist()
         ['2.00 %', '0 of 1']
     """
     formats: dict[str, tuple[str, Any]] = {
@@ -180,7 +183,7 @@ def errors(table: pd.DataFrame, by: Sequence[str] = ("algorithm",)) -> pd.DataFr
         "failed": ("failed", _failures),
     }
     shown = {k: v for k, v in formats.items() if v[0] in table}
-    return table.groupby([*by], sort=False).agg(**shown)
+    return table.groupby([*by], sort=False).agg(**shown).rename(index=SHORT)
 
 
 def training(table: pd.DataFrame, by: Sequence[str] = ("algorithm",)) -> pd.DataFrame:
@@ -198,7 +201,7 @@ def training(table: pd.DataFrame, by: Sequence[str] = ("algorithm",)) -> pd.Data
         "norm": rows["norm"].agg(lambda x: f"{x.mean():.1f}"),
         "seconds": rows["seconds"].agg(lambda x: f"{x.mean():.0f}"),
         "failed": rows["failed"].agg(_failures),
-    })  # fmt: skip
+    }).rename(index=SHORT)  # fmt: skip
 
 
 RECIPE = ["epochs", "augment", "lr", "weight_decay"]

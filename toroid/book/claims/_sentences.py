@@ -293,7 +293,8 @@ def matching_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
         split: ``"train"`` or ``"test"``.
 
     Returns:
-        Mean over pairs and, in brackets, the least and the greatest, in percentage points.
+        Mean over pairs and, in brackets, the least and the greatest, in percentage points; empty
+        where a kind of pairs was not matched so.
 
     Example:
         >>> import pandas as pd
@@ -308,7 +309,7 @@ def matching_table(barriers: pd.DataFrame, split: str) -> pd.DataFrame:
     table = chosen.assign(barrier=100 * chosen["barrier"]).pivot_table(
         index=how, columns="kind", values="barrier", aggfunc=_range, sort=False
     )
-    return table.rename_axis(columns=f"{split} error")
+    return table.fillna("").rename_axis(columns=f"{split} error")
 
 
 def _range(values: pd.Series) -> str:
