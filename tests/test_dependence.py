@@ -138,6 +138,44 @@ def test_the_figure_has_a_panel_for_each_matching_and_split(barriers):
     assert set(part["split"]) == {"test"}
 
 
+def test_networks_that_have_not_learnt_are_left_out(barriers):
+    def errors(*chance):
+        rows = [{**s, "train_error": 0.01} for s in dependence.settings(BASE, LEVELS)]
+        return pd.DataFrame(
+            [{**r, "train_error": 0.9} if i in chance else r for i, r in enumerate(rows)]
+        )
+
+    settings = dependence.settings(BASE, LEVELS)
+    raised = next(i for i, s in enumerate(settings) if s["lr"] == 0.2)
+    assert dependence.unlearnt(errors(0, raised), BASE)["lr"].tolist() == [0.2]  # never the base
+    found = dependence.learnt(barriers, errors(raised), BASE)
+    pd.testing.assert_frame_equal(found, barriers[barriers["lr"] == 0.1])
+    (change,) = dependence.chosen(
+        dependence.changes(found, BASE, "lr"), **dependence.PAPERS, split="train"
+    ).itertuples()
+    assert (change.value, change.word) == (0, "is not told apart")
+    corner = next(i for i, s in enumerate(settings) if s["width"] == 0.5 and s["images"] == 100)
+    lacking = dependence.interaction(dependence.learnt(barriers, errors(corner), BASE), BASE)
+    narrower = barriers[barriers["width"] >= 1]  # the widths that have both numbers of images
+    pd.testing.assert_frame_equal(lacking, dependence.interaction(narrower, BASE))
+
+
+def test_the_figure_of_all_factors_has_a_column_for_each_run(barriers):
+    table = dependence.panels(dependence.estimates(barriers, BASE, "width"), split="train")
+    table = dependence.chosen(table, method="sequential").rename(columns={"width": "level"})
+    figure = plotting.dependences({name: {"width": table, "again": table} for name in "ab"})
+    assert [len(ax.containers) for ax in figure.axes] == [table["line"].nunique()] * 4
+    assert [ax.get_title() for ax in figure.axes] == ["a", "b", "", ""]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["width", "width", "again", "again"]
+    (line,) = {c.get_label() for c in figure.axes[0].containers} - {
+        "raw, straight, as found",
+        "raw, straight, aligned",
+    }
+    drawn = next(c for c in figure.axes[0].containers if c.get_label() == line)[0].get_ydata()
+    assert list(drawn) == list(table[table["line"] == line].sort_values("level")["value"])
+    plotting.plt.close(figure)
+
+
 # --- costs ---------------------------------------------------------------------------------------
 
 

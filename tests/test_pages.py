@@ -494,8 +494,8 @@ def test_errors_of_minimizers_are_counted(networks):
     table = networks.table("train_loss")
     found, few = tables.errors(table), tables.errors(table.drop(columns="train_loss"))
     mean = 100 * table.loc[table["algorithm"] == "sam", "test_error"].mean()
-    assert found.loc["sam", "test_error"] == f"{mean:.2f} %"
-    assert (found.loc["sgd", "networks"], "train_loss" in few) == (2, False)
+    assert found.loc["SAM", "test_error"] == f"{mean:.2f} %"
+    assert (found.loc["SGD", "networks"], "train_loss" in few) == (2, False)
     assert tables.errors(table.assign(failed=["why", "", None, ""]))["failed"].tolist() == [
         "1 of 2",
         "0 of 2",

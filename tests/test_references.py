@@ -33,7 +33,7 @@ def test_kept_runs_are_labelled_by_what_they_ran():
         ({"dataset": "mnist", "arch": "mlp", "width": 1.0, "subset": 0}, "mnist, mlp, all images"),
         (
             {"dataset": "cifar10", "archs": ["mlp", "lenet"], "widths": [0.5, 1.0], "subset": 9},
-            "cifar10, mlp, lenet, width 0.5 and 1, 9 images",
+            "cifar10, mlp, lenet, widths 0.5 to 1, 9 images",
         ),
         ({"patterns": 3}, ""),
     ],

@@ -20,7 +20,7 @@ from .claims import Estimate, Networks, Sample
 
 __all__ = [
     "FACTORS", "PAPERS", "changes", "chosen", "direction", "estimate", "estimates", "interaction",
-    "panels", "parameters", "planned", "sentence", "settings", "summary",
+    "learnt", "panels", "parameters", "planned", "sentence", "settings", "summary", "unlearnt",
 ]  # fmt: skip
 
 Setting = dict[str, float]
@@ -36,6 +36,8 @@ _PARAMETERS = {
     "weight_decay": ("weight_decay", "weight_decays"), "epochs": ("epochs", "lengths"),
     "images": ("subset", "subsets"),
 }  # fmt: skip
+#: Networks that err on more of their training images than this have not learnt them.
+UNLEARNT = 0.5
 #: What names a path, beside its pair and its setting.
 PATHS = ("weights", "path", "alignment", "method", "split")
 #: The treatment that sentences speak of: the paper's matching, on the geodesic.
@@ -97,6 +99,35 @@ def parameters(setting: Setting, values: Mapping[str, Any]) -> dict[str, Any]:
     if values["hold"] == "steps":
         found["epochs"] = max(1, round(setting["epochs"] * values["subset"] / setting["images"]))
     return {**found, "algorithms": [values["algorithm"]]}
+
+
+def unlearnt(minimizers: pd.DataFrame, base: Setting) -> pd.DataFrame:
+    """The settings, but for the base, whose networks have not learnt their training images.
+
+    A barrier between such networks is 0 or small, and not because they connect.
+
+    Args:
+        minimizers: Columns of the setting, and ``train_error``.
+        base: Is never among them.
+
+    Returns:
+        Columns `FACTORS` and ``train_error``, the mean over networks.
+    """
+    errors = minimizers.groupby([*FACTORS], as_index=False)["train_error"].mean()
+    others = (errors[[*FACTORS]] != pd.Series(base)).any(axis=1)
+    return errors[others & (errors["train_error"] > UNLEARNT)]
+
+
+def learnt(barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting) -> pd.DataFrame:
+    """The barriers of all settings that are not `unlearnt`.
+
+    Args:
+        barriers: As in `estimates`.
+        minimizers: As in `unlearnt`.
+        base: As in `unlearnt`.
+    """
+    left_out = unlearnt(minimizers, base)[[*FACTORS]].apply(tuple, axis=1)
+    return barriers[~barriers[[*FACTORS]].apply(tuple, axis=1).isin(left_out)]
 
 
 def _alone(table: pd.DataFrame, base: Setting, *varied: str) -> pd.DataFrame:
@@ -190,7 +221,7 @@ def interaction(barriers: pd.DataFrame, base: Setting) -> pd.DataFrame:
     """Whether what the width does depends on the number of images.
 
     The difference of differences: the change from the narrowest to the widest network with the most
-    images, minus the change with the fewest.
+    images, minus the change with the fewest; of the widths that both have.
 
     Args:
         barriers: As in `estimates`.
@@ -201,7 +232,10 @@ def interaction(barriers: pd.DataFrame, base: Setting) -> pd.DataFrame:
     """
     rows = []
     for path in _paths(_alone(barriers, base, "width", "images"), "width", "images"):
-        (narrow, few), (wide, many) = min(path.means), max(path.means)
+        images = [n for w, n in path.means if w == base["width"]]
+        few, many = min(images), max(images)
+        widths = [w for w, n in path.means if n == few and (w, many) in path.means]
+        narrow, wide = min(widths), max(widths)
         widened = [path.means[wide, n] - path.means[narrow, n] for n in (many, few)]
         change = _points(widened[0] - widened[1])
         rows.append({**path.named, **change._asdict(), "word": direction(change)})
@@ -258,6 +292,7 @@ def sentence(
         "on the raw straight line": {**raw, "split": "train"},
     }
     error = 100 * _alone(minimizers, base, factor).groupby(factor)["train_error"].mean()
+    error = error.loc[[first[factor], last[factor]]]  # of the levels that are compared
     told = {
         "rises": f"rises from {estimate(first)} to {estimate(last)} percentage points",
         "falls": f"falls from {estimate(first)} to {estimate(last)} percentage points",

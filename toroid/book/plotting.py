@@ -24,9 +24,9 @@ from ..symmetry import Symmetry
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "barriers", "bends", "connectivity",
-    "costs", "dependence", "distances", "embedding", "energies", "errors", "flatness",
-    "forest", "hamming", "layers", "minimizers", "norms", "planes", "planted", "repaired",
-    "replicas", "scaling", "show", "slide", "style", "symmetry_map",
+    "costs", "dependence", "dependences", "distances", "embedding", "energies", "errors",
+    "flatness", "forest", "hamming", "layers", "minimizers", "norms", "planes", "planted",
+    "repaired", "replicas", "scaling", "show", "slide", "style", "symmetry_map",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -345,7 +345,7 @@ def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
     Args:
         histories: Columns ``algorithm, seed, loss`` in the order of the epochs.
-        table: As `errors` takes it.
+        table: Columns ``algorithm, seed, train_error, test_error``.
 
     Returns:
         A figure with two panels.
@@ -354,7 +354,7 @@ def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
     for algorithm, runs in histories.groupby("algorithm", sort=False):
         color, line, _ = ALGORITHMS[str(algorithm)]
         for index, (_, run) in enumerate(runs.groupby("seed")):
-            label = str(algorithm) if index == 0 else None
+            label = SHORT[str(algorithm)] if index == 0 else None
             loss = run["loss"].to_numpy()
             left.plot(np.arange(1, len(loss) + 1), loss, line, color=color, lw=1, label=label)
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
@@ -365,19 +365,19 @@ def minimizers(histories: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 @_styled
 def errors(table: pd.DataFrame) -> Figure:
-    """Training and test errors of minimizers: one panel for each data set and network.
+    """Training and test errors of minimizers: one panel for each run.
 
     Args:
-        table: Columns ``dataset, network, algorithm, seed, train_error, test_error``.
+        table: Columns ``run, algorithm, seed, train_error, test_error``.
 
     Returns:
         A figure; hollow marks are training errors, filled ones test errors.
     """
-    parts = list(table.groupby(["dataset", "network"], sort=False))
-    figure, axes = plt.subplots(1, len(parts), figsize=(3.2 * len(parts), 3.4), squeeze=False)
-    for ax, ((dataset, network), part) in zip(axes[0], parts, strict=True):
+    parts = list(table.groupby("run", sort=False))
+    figure, axes = plt.subplots(1, len(parts), figsize=(2.7 * len(parts), 3.2), squeeze=False)
+    for ax, (run, part) in zip(axes[0], parts, strict=True):
         _errors(ax, part)
-        ax.set_title(f"{dataset}, {network}")
+        ax.set_title(textwrap.fill(str(run), 20), fontsize="medium")
     return figure
 
 
@@ -389,7 +389,7 @@ def _errors(ax: Axes, table: pd.DataFrame) -> None:
         at = x + np.linspace(-0.2, 0.2, len(part)) if len(part) > 1 else [x]
         ax.plot(at, 100 * part["train_error"], mark, color=color, mfc="white", ms=5)
         ax.plot(at, 100 * part["test_error"], mark, color=color, ms=5)
-    ax.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=40)
+    ax.set_xticks(range(len(names)), [SHORT[name] for name in names], rotation=40)
     ax.set(ylabel="error (%)", xlim=(-0.6, len(names) - 0.4))
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
 
@@ -822,30 +822,60 @@ def dependence(table: pd.DataFrame, *, factor: str, label: str) -> Figure:
         A figure with a row for each split and a column for each panel; bars are intervals.
     """
     splits, columns = list(table["split"].unique()), list(table["panel"].unique())
-    levels, lines = sorted(table[factor].unique()), list(table["line"].unique())
     figure, axes = plt.subplots(
         len(splits), len(columns), figsize=(1 + 2.7 * len(columns), 0.8 + 2.0 * len(splits)),
         sharex=True, sharey=True, squeeze=False,
     )  # fmt: skip
-    for (split, panel, name), part in table.groupby(["split", "panel", "line"], sort=False):
-        index = lines.index(name)
-        ax, part = axes[splits.index(split), columns.index(panel)], part.sort_values(factor)
-        at = np.searchsorted(levels, part[factor]) + 0.06 * (index - (len(lines) - 1) / 2)
-        bars = [part["value"] - part["low"], part["high"] - part["value"]]
-        ax.errorbar(
-            at, part["value"], bars, fmt="os^Dv"[index % 5], ls=LINES[index % len(LINES)], ms=4,
-            lw=1.2, capsize=2, color=COLORS[index % len(COLORS)], label=name,
-        )  # fmt: skip
+    for (split, panel), part in table.groupby(["split", "panel"], sort=False):
+        _levels(axes[splits.index(split), columns.index(panel)], part, factor)
     for split, row in zip(splits, axes, strict=True):
         row[0].set_ylabel(f"{split} barrier\n(percentage points)")
     for panel, ax in zip(columns, axes[0], strict=True):
         ax.set_title(panel)
     for ax in axes[-1]:
         ax.set_xlabel(label)
-        ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+@_styled
+def dependences(runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Mean barriers against the levels of every factor, of several runs.
+
+    Args:
+        runs: By what they are called; of each by its factor a table with the columns ``level, line,
+            value, low, high``.
+
+    Returns:
+        A figure with a row for each factor and a column for each run; bars are intervals.
+    """
+    factors = list(next(iter(runs.values())))
+    figure, axes = plt.subplots(
+        len(factors), len(runs), figsize=(1 + 3.6 * len(runs), 0.8 + 1.8 * len(factors)),
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    for (name, tables), column in zip(runs.items(), axes.T, strict=True):
+        column[0].set_title(textwrap.fill(name, 32))
+        for ax, (factor, table) in zip(column, tables.items(), strict=True):
+            _levels(ax, table, "level")
+            ax.set_xlabel(factor)
+    figure.supylabel("barrier (percentage points)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def _levels(ax: Axes, table: pd.DataFrame, factor: str) -> None:
+    """A line of means with their intervals for each ``line``, its levels at equal distances."""
+    levels, lines = sorted(table[factor].unique()), list(table["line"].unique())
+    for index, (name, part) in enumerate(table.groupby("line", sort=False)):
+        part = part.sort_values(factor)
+        at = np.searchsorted(levels, part[factor]) + 0.06 * (index - (len(lines) - 1) / 2)
+        bars = [part["value"] - part["low"], part["high"] - part["value"]]
+        ax.errorbar(
+            at, part["value"], bars, fmt="os^Dv"[index % 5], ls=LINES[index % len(LINES)], ms=4,
+            lw=1.2, capsize=2, color=COLORS[index % len(COLORS)], label=name,
+        )  # fmt: skip
+    ax.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
 
 
 @_styled

@@ -179,8 +179,9 @@ def label_of(values: Mapping[str, Any]) -> str:
         'mnist, mlp, width 0.5, all images'
     """
     archs = [values["arch"]] if "arch" in values else values.get("archs", [])
-    widths = " and ".join(f"{width:g}" for width in _widths(values))
-    width = [f"width {widths}"] if archs and widths != "1" else []
+    least, most = min(_widths(values)), max(_widths(values))
+    widths = f"width {most:g}" if least == most else f"widths {least:g} to {most:g}"
+    width = [widths] if archs and widths != "width 1" else []
     images = [f"{values['subset'] or 'all'} images"] if "subset" in values else []
     name = [values["dataset"]] if "dataset" in values else []
     return ", ".join([*name, *archs, *width, *images])
