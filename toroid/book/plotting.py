@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .._state import State
 from ..landscape import Plane
 from ..symmetry import Symmetry
+from .tables import SHORT
 
 __all__ = [
     "ALGORITHMS", "COLORS", "SHORT", "agreement", "band", "barriers", "bends", "connectivity",
@@ -41,11 +42,6 @@ ALGORITHMS = {
     "adversarial": (COLORS[1], "-.", "^"), "sam": (COLORS[3], ":", "D"),
     "swa": (COLORS[4], "-", "v"), "entropy_sgd": (COLORS[5], "--", "P"),
     "annealing": (COLORS[6], ":", "X"), "sgd_decayed": (COLORS[6], "--", "<"),
-}  # fmt: skip
-SHORT = {
-    "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
-    "entropy_sgd": "ESGD", "annealing": "SA", "sgd_decayed": "SGD+",
-    "untrained": "untrained",
 }  # fmt: skip
 
 

@@ -13,13 +13,18 @@ from pandas.io.formats.style import Styler
 
 from ..landscape import Curve
 from ..minimizers import Stored
-from .plotting import SHORT
 
 __all__ = [
-    "below", "by_network", "errors", "heights", "labelled", "listed", "matrix", "spread",
+    "SHORT", "below", "by_network", "errors", "heights", "labelled", "listed", "matrix", "spread",
     "spread_of", "styled", "trained", "training", "worst",
 ]  # fmt: skip
 
+#: What tables and figures call an algorithm.
+SHORT = {
+    "sgd": "SGD", "replicated_sgd": "RSGD", "adversarial": "ADV", "sam": "SAM", "swa": "SWA",
+    "entropy_sgd": "ESGD", "annealing": "SA", "sgd_decayed": "SGD+",
+    "untrained": "untrained",
+}  # fmt: skip
 #: What names a minimizer on a page with one setting.
 NAMES = ("algorithm", "seed")
 
