@@ -240,6 +240,19 @@ class ShiftOnly(nn.Module):
         return self.b(x.relu())
 
 
+class Positions(nn.Module):
+    """What is added at each place is made from constants: the coordinates are units too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(4, 2))  # (places, coordinates)
+        self.made = nn.Sequential(nn.Linear(2, 5), nn.LeakyReLU(), nn.Linear(5, 3))
+        self.end = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end((x.flatten(2).mT + self.made(self.table)).flatten(1))
+
+
 def _small() -> dict[str, nn.Module]:
     """Takes 3x2x2 images, gives 3 classes."""
     flat = nn.Flatten()
@@ -255,7 +268,7 @@ def _small() -> dict[str, nn.Module]:
         "softmax": nn.Sequential(flat, nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3), nn.Sigmoid()),
         "residual": Residual(),
         "class stream": ClassStream(), "branches": Branches(), "shuffle": Shuffle(), "channels last": ChannelsLast(),
-        "squeeze": Squeeze(), "attention": Attention(), "biased": Biased(), "gated": Gated(), "gained": Gained(), "two roles": TwoRoles(), "shift": ShiftOnly(),
+        "squeeze": Squeeze(), "attention": Attention(), "biased": Biased(), "gated": Gated(), "gained": Gained(), "two roles": TwoRoles(), "shift": ShiftOnly(), "positions": Positions(),
         "depthwise": nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1, groups=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=8), nn.ReLU(), flat, nn.Linear(32, 3)),
         "grouped": nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1, groups=2), nn.ReLU(), flat, nn.Linear(16, 3)),
         "groupnorm": nn.Sequential(nn.Conv2d(3, 6, 1), nn.GroupNorm(2, 6), nn.ReLU(), flat, nn.Linear(24, 3)),

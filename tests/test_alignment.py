@@ -131,7 +131,7 @@ def overlap(a, b, symmetry):
 
 def plain_descent(state, to, symmetry, seed):
     """Coordinate descent as it is written down: move everything, compute everything again."""
-    groups = list(symmetry.groups)
+    groups = [group for group in symmetry.groups if not group.constant]
     generator = torch.Generator().manual_seed(seed)
     moved, stale = dict(state), True
     while stale:

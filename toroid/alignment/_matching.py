@@ -111,8 +111,8 @@ def _cosines(
     def in_order(axis: Axis) -> bool:
         return not waiting[axis.parameter].keys() - {axis.place}
 
-    ready = [[axis for axis in axes if in_order(axis)] for axes in _makers(group)]
-    vectors = [axes for axes in (ready if sure or any(ready) else _makers(group)) if axes]
+    ready = [[axis for axis in axes if in_order(axis)] for axes in group.makers]
+    vectors = [axes for axes in (ready if sure or any(ready) else group.makers) if axes]
     total = Similarity.zero(group, overlaps.like)
     for axes in vectors:
         products = Similarity.zero(group, overlaps.like)
@@ -127,11 +127,6 @@ def _cosines(
     return total
 
 
-def _makers(group: Group) -> list[list[Axis]]:
-    """For each scale of a group the weights that make its units."""
-    return [[a for a in scale.axes if a.role in ("out", "late")] for scale in group.scales]
-
-
 def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Products divided by both norms; 0 where a norm is."""
     a, b = (torch.where(norm > 0, norm, torch.inf) for norm in (a, b))
@@ -141,9 +136,20 @@ def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def best_descent(overlaps: Overlaps, start: Element, restarts: int, seed: int) -> Element:
     """The best of several coordinate descents; never worse than the start."""
     generator = torch.Generator().manual_seed(seed)
-    starts = [start, *[Element.identity(overlaps.symmetry)] * restarts]
+    starts = [start, *[_restart(start)] * restarts]
     ends = [overlaps.descend(element, generator) for element in starts]
     return max(ends, key=overlaps.objective) if restarts else ends[0]
+
+
+def _restart(start: Element) -> Element:
+    """Nothing moves but the units that constants make, as at the start."""
+    constant = {group.name for group in start.symmetry.groups if group.constant}
+    fresh = Element.identity(start.symmetry)
+    return replace(
+        fresh,
+        permutations={**fresh.permutations, **{k: start.permutations[k] for k in constant}},
+        signs={**fresh.signs, **{k: start.signs[k] for k in constant & start.signs.keys()}},
+    )
 
 
 def by_activation(
@@ -210,7 +216,7 @@ def unit_length(rows: Tensor) -> Tensor:
 
 def cosines_of_pairs(state: State, to: State, group: Group) -> Tensor:
     """The cosine of each unit with its partner: the mean over the group's vectors."""
-    vectors = [axes for axes in _makers(group) if axes]
+    vectors = [axes for axes in group.makers if axes]
     if not vectors:
         return torch.zeros(group.size)
 

@@ -304,8 +304,12 @@ class Overlaps:
         return sum(float((x.double() * y.double()).sum()) for x, y in moved)
 
     def descend(self, element: Element, generator: torch.Generator) -> Element:
-        """Coordinate descent: visit groups in random order until none can be improved."""
-        stale = {group.name for group in self.symmetry.groups}
+        """Coordinate descent: visit groups in random order until none can be improved.
+
+        Units that constants make stay: the weights that read them do not say which is which.
+        """
+        learnt = {group.name for group in self.symmetry.groups if not group.constant}
+        stale = set(learnt)
         while stale:
             order = torch.randperm(len(self.symmetry.groups), generator=generator).tolist()
             for group in (self.symmetry.groups[i] for i in order):
@@ -314,7 +318,8 @@ class Overlaps:
                     better = self._step(group, element)
                     if better is not None:
                         element = better
-                        stale |= {g.name for o in self.around(group) for g, _ in o.others}
+                        near = {g.name for o in self.around(group) for g, _ in o.others}
+                        stale |= near & learnt
         return element
 
     def _step(self, group: Group, element: Element) -> Element | None:

@@ -233,6 +233,18 @@ class Group:
         places = {a.place: a for scale in self.scales for a in scale.axes}
         return tuple(places.values())
 
+    @cached_property
+    def makers(self) -> list[list[Axis]]:
+        """For each scale the weights that make its units, or the constants where none does."""
+        made = [[a for a in scale.axes if a.role in ("out", "late")] for scale in self.scales]
+        constants = [[a for a in scale.axes if a.role == "mean"] for scale in self.scales]
+        return made if any(made) else constants
+
+    @property
+    def constant(self) -> bool:
+        """Whether constants alone make the units (the columns of a table of coordinates)."""
+        return any(self.makers) and not any(axis.weighs for axes in self.makers for axis in axes)
+
     @property
     def whole(self) -> bool:
         """Whether the units are sets of others (heads, blocks)."""
