@@ -1,5 +1,7 @@
 """Evaluation, BatchNorm's statistics and curves, each against a slow and obvious version."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from networks import gap
 from torch import nn
 from torch.optim.swa_utils import update_bn
+from toroid import _relu
 from toroid.data import Dataset
 from toroid.evaluation import Evaluation, Evaluator
 from toroid.landscape import Curve
@@ -102,6 +105,41 @@ def test_relu_overwrites_only_what_nothing_else_sees(digits, make, overwrites):
     assert evaluator.score(model.state_dict(), data).loss == expected  # to the last bit
     assert torch.equal(data.images, before)
     assert not any(m.inplace for m in model.modules() if isinstance(m, nn.ReLU))
+
+
+CONVOLUTIONS = [
+    {}, {"bias": False}, {"stride": 2, "padding": 1}, {"dilation": 2}, {"groups": 4},
+    {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("last", [False, True])
+def test_relu_inside_a_convolution_has_the_bits_of_relu_after_it(
+    digits, how, precision, last, monkeypatch
+):
+    inside = Mock(wraps=_relu._rectified)
+    monkeypatch.setattr(_relu, "_rectified", inside)
+    first = nn.Conv2d(1, 8, 3, padding=1)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 12, 3, **how), nn.ReLU(), nn.Flatten())
+    data = digits.take(50)
+    model.append(nn.Linear(model(data.images[:1]).shape[1], 10))
+    told = Evaluation(batch_size=20, precision=precision, channels_last=last)
+    quick, plain = Evaluator(model, told), Evaluator(model, told)
+    for module in plain.network.modules():
+        vars(module).pop("forward", None)
+    assert quick.score(model.state_dict(), data) == plain.score(model.state_dict(), data)
+    assert inside.called == torch.backends.mkldnn.is_available()
+
+
+def test_what_looks_at_a_convolution_sees_what_is_before_the_relu(digits):
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+    found = Evaluator(model, Evaluation()).moments(model.state_dict(), digits.take(50))["0"]
+    with torch.no_grad():
+        mean = model[0](digits.take(50).images).double().mean((0, 2, 3))
+    assert mean.min() < 0
+    assert torch.allclose(found.mean, mean)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
 import threading
 from collections.abc import Callable, Mapping
@@ -20,9 +19,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 ALONE = threading.RLock()
 
 Outputs = Callable[[Any], Any] | None  # which part of what a model says counts; None for all
-
-
-FRESH = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)  # their outputs are new
 
 
 class UnsupportedError(NotImplementedError):
@@ -84,18 +80,6 @@ def transparent(network: nn.Module) -> bool:
         and "forward" not in vars(m)
         for m in network.modules()
     )
-
-
-def overwrite(network: nn.Module) -> None:
-    """In a transparent network (one that nobody else holds), ReLU in the place of its input.
-
-    Only where that was just made, by the layer before it in a sequence: the bits are the same, and
-    the memory for another is neither asked for nor cleared.
-    """
-    for sequence in [m for m in network.modules() if type(m) is nn.Sequential]:
-        for (_, before), (name, after) in itertools.pairwise([*sequence._modules.items()]):
-            if isinstance(before, FRESH) and type(after) is nn.ReLU:
-                sequence._modules[name] = nn.ReLU(inplace=True)
 
 
 def computed_weights(model: nn.Module) -> str:

@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import Kept, overwrite, run, structure, transparent
+from ._network import Kept, run, structure, transparent
+from ._relu import overwrite
 from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model, first_names, later_names
 from .data import Dataset
