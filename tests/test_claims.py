@@ -797,7 +797,7 @@ def test_the_answers_say_what_holds_what_only_in_small_networks_and_what_is_open
     }  # fmt: skip
     holds, smaller, unknown = claims.answers(decided)
     assert holds == (
-        "What holds: barriers along the geodesics between flat minima are small (C5, small)."
+        "What holds: barriers along the geodesics between flat minima are small (C5: small)."
     )
     assert smaller.startswith("What does not hold on the largest network: C5 on large: between")
     assert unknown == "What is open, for what its runs lack: C6 (a kept run)."

@@ -16,13 +16,13 @@ def test_kept_runs_are_labelled_by_what_they_ran():
     for title in titles:
         table, info = references.reference("minimizers", title, "minimizers")
         (run,) = (run for run in found if run.table.equals(table))
-        assert run.label.startswith(f"{info['parameters']['dataset']}, ")
-        assert f"{info['parameters'].get('subset') or 'all'} images" in run.label
+        assert run.label.endswith(references.TITLES[info["parameters"]["dataset"]])
+        assert f"{info['parameters'].get('subset') or 'all'}" in run.label.replace(",", "")
         assert info["device"] in run.made
         width = info["parameters"].get("width", 1.0)
         assert (f"width {width:g}" in run.label) == (width != 1)
         assert run.values["width"] == width
-    order = [data.DATASETS.index(run.label.split(",")[0]) for run in found]
+    order = [data.DATASETS.index(run.values["dataset"]) for run in found]
     assert order == sorted(order)
     assert references.kept("minimizers", "nothing") == []
 
@@ -30,11 +30,16 @@ def test_kept_runs_are_labelled_by_what_they_ran():
 @pytest.mark.parametrize(
     ("values", "label"),
     [
-        ({"dataset": "mnist", "arch": "mlp", "width": 1.0, "subset": 0}, "mnist, mlp, all images"),
+        ({"dataset": "mnist", "arch": "mlp", "width": 1.0, "subset": 0}, "MLP, all of MNIST"),
         (
             {"dataset": "cifar10", "archs": ["mlp", "lenet"], "widths": [0.5, 1.0], "subset": 9},
-            "cifar10, mlp, lenet, widths 0.5 to 1, 9 images",
+            "MLP, LeNet, widths 0.5 to 1, 9 images of CIFAR-10",
         ),
+        (
+            {"dataset": "hidden-manifold", "arch": "binary_mlp", "subset": 2000},
+            "binary MLP, 2,000 patterns of the hidden manifold",
+        ),
+        ({"dataset": "photos", "arch": "own"}, "own, photos"),
         ({"patterns": 3}, ""),
     ],
 )

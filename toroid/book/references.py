@@ -168,6 +168,18 @@ def _widths(values: Mapping[str, Any]) -> list[float]:
     return values.get("widths") or [values.get("width", 1.0)]
 
 
+#: What a reader calls data sets and networks; others have their own names.
+TITLES = {
+    "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+    "digits-binary": "binary digits", "mnist-binary": "binary MNIST",
+    "fashion-mnist-binary": "binary Fashion-MNIST", "random-patterns": "random inputs",
+    "teacher-student": "a teacher", "hidden-manifold": "the hidden manifold",
+    "mlp": "MLP", "lenet": "LeNet", "vgg16": "VGG16", "vgg16_bn": "VGG16-BN",
+    "resnet18": "ResNet18", "binary_mlp": "binary MLP", "binary_committee": "binary committee",
+    "binary_cnn": "binary CNN",
+}  # fmt: skip
+
+
 def label_of(values: Mapping[str, Any]) -> str:
     """What a run was about, as far as it has a data set, networks, a number of images.
 
@@ -176,15 +188,24 @@ def label_of(values: Mapping[str, Any]) -> str:
 
     Example:
         >>> label_of({"dataset": "mnist", "arch": "mlp", "width": 0.5, "subset": 0})
-        'mnist, mlp, width 0.5, all images'
+        'MLP, width 0.5, all of MNIST'
     """
     archs = [values["arch"]] if "arch" in values else values.get("archs", [])
     least, most = min(_widths(values)), max(_widths(values))
     widths = f"width {most:g}" if least == most else f"widths {least:g} to {most:g}"
     width = [widths] if archs and widths != "width 1" else []
-    images = [f"{values['subset'] or 'all'} images"] if "subset" in values else []
-    name = [values["dataset"]] if "dataset" in values else []
-    return ", ".join([*name, *archs, *width, *images])
+    return ", ".join([*(TITLES.get(arch, arch) for arch in archs), *width, *_data(values)])
+
+
+def _data(values: Mapping[str, Any]) -> list[str]:
+    """How many images of which data set, where a run has one."""
+    if "dataset" not in values:
+        return []
+    name = TITLES.get(values["dataset"], values["dataset"])
+    if "subset" not in values:
+        return [name]
+    kind = "patterns" if values["dataset"] in data.PATTERNS else "images"
+    return [f"{values['subset']:,} {kind} of {name}" if values["subset"] else f"all of {name}"]
 
 
 def _size(values: Mapping[str, Any]) -> tuple[int, int, float]:

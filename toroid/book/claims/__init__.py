@@ -240,8 +240,8 @@ def answers(decided: Mapping[str, Decided]) -> list[str]:
         elif verdict.word != NOT:
             what = CLAIMS[name].statement
             told = what if what[:2].isupper() else what[0].lower() + what[1:]
-            part = "in part, " if verdict.word == PARTLY else ""
-            held.append(f"{told.rstrip('.')} ({name}, {part}{run.label})")
+            part = " in part" if verdict.word == PARTLY else ""
+            held.append(f"{told.rstrip('.')} ({name}{part}: {run.label})")
             later = runs[[other is run for other, _ in runs].index(True) + 1 :]
             smaller += [
                 f"{name} on {other.label}: {found.evidence[0].lower()}{found.evidence[1:-1]}"
