@@ -8,7 +8,7 @@ import torch
 import toroid
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import gap
+from networks import gap, random_state
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from toroid import _relu
@@ -131,6 +131,27 @@ def test_relu_inside_a_convolution_has_the_bits_of_relu_after_it(
         vars(module).pop("forward", None)
     assert quick.score(model.state_dict(), data) == plain.score(model.state_dict(), data)
     assert inside.called == torch.backends.mkldnn.is_available()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@given(seed=st.integers(0, 1000))
+def test_a_batchnorm_inside_a_convolution_is_as_near_as_after_it(digits, last, seed):
+    """In bfloat16, γ of both signs; statistics that are estimated again do not change at all."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8, affine=False), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    data, state = digits.take(50), random_state(model, seed)
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    told = Evaluation(precision="bfloat16", channels_last=last)
+    quick, plain = Evaluator(model, told), Evaluator(model, told)
+    for module in plain.network.modules():
+        vars(module).pop("forward", None)
+    exact = toroid.evaluate(state, model, data).loss
+    error, usual = (abs(e.score(state, data).loss - exact) for e in (quick, plain))
+    assert error < usual + 0.01 * exact
+    assert gap(quick.refresh(state, data), plain.refresh(state, data)) == 0
 
 
 def test_what_looks_at_a_convolution_sees_what_is_before_the_relu(digits):

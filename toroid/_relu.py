@@ -1,16 +1,18 @@
 """ReLU that asks for no memory of its own: inside the convolution before it, or in its place.
 
 Only in networks of torch's own modules that nobody else holds, where a sequence says that nothing
-else sees what comes before the ReLU. The bits are the same.
+else sees what comes before the ReLU. The bits are the same, but where a BatchNorm is taken along.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 FRESH = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)  # their outputs are new
 
@@ -25,16 +27,29 @@ def overwrite(network: nn.Module) -> None:
 
 
 def _through(sequence: nn.Sequential, x: Tensor) -> Tensor:
-    """What a sequence says: a convolution and the ReLU after it at once where that can be done."""
-    modules, done = [*sequence], False
-    for module, after in itertools.zip_longest(modules, modules[1:]):
-        if done:  # with the convolution before it
-            done = False
-            continue
+    """What a sequence says, with modules that oneDNN can do at once done at once."""
+    modules = [*sequence]
+    while modules:
         kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        done = type(after) is nn.ReLU and _takes_relu(module, x, kind)
-        x = _rectified(module, x.to(kind)) if done else module(x)
+        taken = _together(modules, x, kind)
+        x = _rectified(x.to(kind), *modules[: taken - 1]) if taken > 1 else modules[0](x)
+        modules = modules[taken:]
     return x
+
+
+def _together(modules: Sequence[nn.Module], x: Tensor, kind: torch.dtype) -> int:
+    """How many of the next modules are one operation: a convolution, a BatchNorm, a ReLU.
+
+    BatchNorm only in bfloat16, where bits say little: the weights that take it up are rounded once,
+    and what comes between the two is not rounded at all.
+    """
+    conv, *after = modules[:3]
+    if not _takes_relu(conv, x, kind):
+        return 1
+    if [type(m) for m in after[:1]] == [nn.ReLU]:
+        return 2
+    folds = kind == torch.bfloat16 and [type(m) for m in after] == [nn.BatchNorm2d, nn.ReLU]
+    return 3 if folds and _settled(after[0]) else 1
 
 
 def _takes_relu(module: nn.Module, x: Tensor, kind: torch.dtype) -> bool:
@@ -53,9 +68,18 @@ def _takes_relu(module: nn.Module, x: Tensor, kind: torch.dtype) -> bool:
     )
 
 
-def _rectified(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """ReLU of a convolution, as one operation."""
-    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+def _settled(norm: nn.Module) -> bool:
+    """Whether a BatchNorm multiplies and adds what its state says, and nothing else asks."""
+    return not (norm.training or norm._forward_hooks) and norm.running_var is not None
+
+
+def _rectified(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> Tensor:
+    """ReLU of a convolution, normalised or not, as one operation."""
+    weight, bias = conv.weight, conv.bias
+    if norm is not None and norm.running_mean is not None and norm.running_var is not None:
+        weight, bias = fuse_conv_bn_weights(
+            weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
     sizes = conv.padding, conv.stride, conv.dilation, conv.groups
-    weight = conv.weight.to(x.dtype)
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *sizes, "relu", [], "")
