@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from .._network import Outputs
 from .._state import State, first_names
 from ..data import Dataset
+from ..paths import Path
 from ..symmetry import Scale, Symmetry, flip, permute
 
 __all__ = [
     "apart", "found_again", "gap", "loss", "moved", "norm", "outputs", "outside",
-    "precision", "random_element", "random_factors", "random_state", "returned", "rms",
+    "precision", "random_element", "random_factors", "random_state", "returned", "rms", "shrunk",
 ]  # fmt: skip
 
 #: Permutations, factors and signs, by the names of groups and scales.
@@ -328,3 +329,40 @@ def _idle(model: nn.Module, example: Any, outputs: Outputs) -> list[int]:
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def shrunk(path: Path, symmetry: Symmetry, least: float) -> Path:
+    """A path with smaller biases: half way units say less, and biases would outweigh them.
+
+    Those of the layer at depth l, from 1 on, are multiplied by ``r(t)^l``, where
+    ``r(t) = 1 - 4 (1 - least) t (1 - t)``: 1 at both ends, `least` half way.
+
+    Args:
+        path: Between two networks whose layers follow one another.
+        symmetry: Theirs.
+        least: From 0 to 1.
+
+    Example:
+        >>> import toroid
+        >>> model = toroid.mlp((4,), classes=3, hidden=(5,))
+        >>> symmetry = toroid.find_symmetries(model, torch.zeros(1, 4))
+        >>> ones = {k: torch.ones_like(v) for k, v in model.state_dict().items()}
+        >>> half = shrunk(toroid.Linear(ones, ones), symmetry, 0.5)(0.5)
+        >>> [half[name].mean().item() for name in ("1.weight", "1.bias", "3.bias")]
+        [1.0, 0.5, 0.25]
+    """
+    depths = {
+        axis.parameter: depth
+        for depth, group in enumerate(symmetry.all_groups, 1)
+        for scale in group.scales
+        for axis in scale.axes
+        if axis.role == "bias" or group is symmetry.output  # whose bias is part of its vector
+    }
+
+    def moved(t: float) -> dict[str, Tensor]:
+        r = 1 - 4 * (1 - least) * t * (1 - t)
+        state = path(t)
+        biases = {k: v for k, v in state.items() if k in depths and v.dim() == 1}
+        return state | {k: r ** depths[k] * v for k, v in biases.items()}
+
+    return moved
