@@ -1,5 +1,6 @@
 """Evaluation, BatchNorm's statistics and curves, each against a slow and obvious version."""
 
+from dataclasses import replace
 from unittest.mock import Mock
 
 import numpy as np
@@ -152,6 +153,57 @@ def test_a_batchnorm_inside_a_convolution_is_as_near_as_after_it(digits, last, s
     error, usual = (abs(e.score(state, data).loss - exact) for e in (quick, plain))
     assert error < usual + 0.01 * exact
     assert gap(quick.refresh(state, data), plain.refresh(state, data)) == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("where", ["0.weight", "2.bias", "image", "too large"])
+def test_what_is_no_number_passes_a_relu(digits, precision, where):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+    data, state = digits.take(6), {k: v.clone() for k, v in model.state_dict().items()}
+    images = data.images.clone()
+    if where == "image":
+        images[0] = torch.nan
+    elif where == "too large":  # infinite, with both signs, and the sum of both is no number
+        state["0.weight"] *= 1e30
+        state["2.weight"] *= 1e30
+        state["5.weight"].zero_()
+    else:
+        state[where].fill_(torch.nan)
+    data = Dataset(images, data.labels, 10)
+    together, alone = (
+        toroid.evaluate(state, model, data, precision=precision, batch_size=size) for size in (6, 1)
+    )
+    assert np.isnan(together.loss)
+    assert np.isnan(alone.loss)
+    assert together.error == alone.error
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_torch_takes_is_taken_in_sequences_too(digits, precision):
+    """Inputs by name, strides that are numbers, states in double precision, tuples on the way."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10))
+    model[0].stride = 2
+    data = digits.take(50)
+    exact = {k: v.double() for k, v in model.state_dict().items()}
+    named = [({"input": data.images}, data.labels)]
+    scores = [
+        toroid.evaluate(exact, model, data, precision=precision),
+        toroid.evaluate(model.state_dict(), model, named, precision=precision),
+    ]
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-2)
+    model = nn.Sequential(nn.LSTM(8, 5, batch_first=True), nn.Identity())
+    task = replace(toroid.tasks.regression, outputs=lambda out: out[0].mean((1, 2))[:, None])
+    pairs = [(data.images[:, 0], torch.zeros(50, 1))]
+    assert (
+        toroid.evaluate(model.state_dict(), model, pairs, task=task, precision=precision).loss > 0
+    )
 
 
 def test_what_looks_at_a_convolution_sees_what_is_before_the_relu(digits):
