@@ -110,10 +110,11 @@ def _affine(conv: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> tuple[Tensor
 def _most(weight: Tensor, bias: Tensor | None, reach: Tensor) -> Tensor:
     """What no number that a layer says exceeds, if none of its input exceeds `reach`.
 
-    oneDNN's ReLU makes 0 of what is no number. Where all are finite there is none.
+    oneDNN's ReLU makes 0 of what is no number. Where all are finite there is none. A sum of n
+    products is at most √n times the norm of the weights times `reach` (Cauchy and Schwarz).
     """
-    sums = torch.linalg.vector_norm(weight, 1, dim=(1, 2, 3), dtype=torch.float32)
-    return reach.float() * sums.max() + (0 if bias is None else bias.abs().max())
+    norm = torch.linalg.vector_norm(weight, dim=(1, 2, 3)).max() * weight[0].numel() ** 0.5
+    return reach.float() * norm + (0 if bias is None else bias.abs().max())
 
 
 def _rectified(x: Tensor, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
