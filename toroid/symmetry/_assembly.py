@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ._components import Components
 from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
-from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, WORDS, Slot, Trace
+from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, UNREAD, WORDS, Slot, Trace
 from ._turns import Turns
 
 
 def assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
+    _settle_unread(trace)
     _join_single(trace)
     unit, scale, sign = (Components(trace, kind) for kind in KINDS)
     builder = _Builder(list(trace.slots.values()), unit, scale, sign)
@@ -65,7 +67,8 @@ def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ..
         for position, component in enumerate(components):
             why = unit.reasons.get(component, "a set without another like it")
             hidden = component in read or why not in (CLASSES, WORDS)
-            if hidden and component not in seen and (component != input_ or slot.span == 1):
+            whole = component == input_ or why == UNREAD  # of tables the numbers are not counted
+            if hidden and component not in seen and (not whole or slot.span == 1):
                 rest[number, why].append(position)
         seen |= {*components} - {input_}  # what meets the input is one component, made everywhere
     return tuple(
@@ -77,6 +80,37 @@ def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ..
 def _makes(trace: Trace, slot: Slot) -> bool:
     """Whether it is a place where units are made, by the first name of its tensor."""
     return slot.role == "out" and slot.parameter not in trace.copies
+
+
+def _settle_unread(trace: Trace) -> None:
+    """What the graph leaves out of a parameter moves with what it reads, or stays.
+
+    A table of positions is cut to the length of the example: a longer input reads the other rows in
+    the same way.
+    """
+    partly = {place: seen for place, seen in trace.read.items() if not seen.all()}
+    of = torch.from_numpy(Components(trace, "unit").of) if partly else torch.empty(0)
+    for slot in trace.slots.values():
+        seen = partly.get((slot.parameter, slot.dim, slot.span))
+        if seen is None:
+            continue
+        ids = torch.from_numpy(slot.ids).view(seen.shape)
+        like = _read_for(ids, seen) if seen.dim() > 1 else None  # of one line nothing stands for it
+        if like is not None and (of[ids] == of[like])[seen].all():
+            for kind in KINDS:
+                trace.tie(kind, ids[~seen], like[~seen])
+        else:
+            trace.freeze("unit", ids[~seen], UNREAD)
+            trace.fix(ids[~seen], UNREAD)
+
+
+def _read_for(ids: Tensor, seen: Tensor) -> Tensor:
+    """For each place of a table the first that is read along the dimensions that are cut."""
+    for dim in range(seen.dim()):
+        line = seen.movedim(dim, 0).flatten(1).any(1)
+        if not line.all():
+            ids = ids.index_select(dim, line.nonzero()[0])
+    return ids.expand_as(seen)
 
 
 def _join_single(trace: Trace) -> None:
@@ -305,8 +339,12 @@ class _Builder:
             return None
         places = ((s, np.flatnonzero(self.scale.of[s.ids] == component)) for s in self.slots)
         axes = (self.axis(slot, [p.tolist()], order) for slot, p in places if len(p))
-        joined = (replace(a, role="out") if a.role == "bias" else a for a in axes)  # one vector
-        return Group("output", (Scale("output", tuple(joined), "", order),))
+        joined = tuple(
+            replace(a, role="out") if a.role == "bias" else a for a in axes
+        )  # one vector
+        if not any(axis.role == "out" for axis in joined):  # constants make it
+            return None
+        return Group("output", (Scale("output", joined, "", order),))
 
 
 def _named(groups: list[Group]) -> tuple[Group, ...]:

@@ -82,7 +82,8 @@ KINDS = ("unit", *FACTORS)
 INPUT, CLASSES, WORDS = "the input", "classes", "words"
 INDEX, CHOSEN = "an index", "chosen by an index"
 ALONE, PLACES = "meets all units of a layer", "a constant that differs from place to place"
-OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES)
+UNREAD = "not read for the example"
+OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, UNREAD)
 CONSTANT = "a constant with a number for each unit"
 
 ACROSS = "a layer across places, which units pass"
@@ -253,6 +254,9 @@ class Trace:
             k: [(torch.tensor([FROZEN]), INPUT if k == "unit" else "constant")] for k in KINDS
         }
     )
+    read: dict[tuple[str, int, int], Tensor] = field(
+        default_factory=dict
+    )  # parameter, first dimension, dimensions -> which of its places the graph reads
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
     gains: list[Gain] = field(default_factory=list)
     met: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # scales summed over in products
@@ -289,6 +293,7 @@ class Trace:
         if not isinstance(weight, Weight):
             raise UnsupportedError(COMPUTED)
         if weight.moved is None:
+            self._reads((weight.name, dim, span), weight.stored[dim : dim + span])
             return self._slot(weight, dim, role, span, eps, roles)
         if span > 1:
             raise UnsupportedError("a weight in blocks that is moved before it is used")
@@ -298,7 +303,15 @@ class Trace:
             self.freeze("unit", ids, "not stored")
             self.fix(ids, "not stored")
             return ids
+        self._reads((weight.name, stored, 1), weight.stored[stored : stored + 1], places)
         return self._slot(weight, stored, role, 1, eps, roles)[places]
+
+    def _reads(
+        self, place: tuple[str, int, int], shape: torch.Size, where: Tensor | None = None
+    ) -> None:
+        """These dimensions of a parameter are read, at some of their places or at all."""
+        seen = self.read.setdefault(place, torch.zeros(shape, dtype=torch.bool))
+        seen.view(-1)[slice(None) if where is None else where] = True
 
     def _slot(
         self, weight: Weight, dim: int, role: str, span: int, eps: float, roles: int
@@ -321,6 +334,10 @@ class Trace:
 
     def elements(self, weight: Weight, role: str) -> Tensor:
         """One label for each element of a weight that is used as numbers of its own."""
+        where = None
+        if weight.moved is not None:
+            where = weight.elements(torch.arange(weight.stored.numel()).view(weight.stored))
+        self._reads((weight.name, 0, len(weight.stored)), weight.stored, where)
         ids = self._slot(weight, 0, role, len(weight.stored), 0.0, 1)
         return weight.elements(ids.view(weight.stored))
 

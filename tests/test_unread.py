@@ -1,0 +1,96 @@
+"""Tables that are cut to the length of the example: what is not read moves along, or stays."""
+
+import pytest
+import torch
+import toroid
+from networks import Apply, random_element
+from torch import nn
+
+WORDS = torch.randint(12, (2, 6), generator=torch.Generator().manual_seed(0))
+LONG = torch.randint(12, (2, 16), generator=torch.Generator().manual_seed(1))
+
+
+def added(cut, **tables):
+    """Embedded words, a table of positions cut to their number, and two layers."""
+    return Apply(
+        lambda m, i: m.end((m.embed(i) + cut(m, i.shape[1])).mul(m.scale).tanh()),
+        embed=nn.Embedding(12, 8), end=nn.Linear(8, 3), scale=nn.Parameter(torch.rand(8)), **tables,
+    )  # fmt: skip
+
+
+def rotated(m, i):
+    """Queries and keys times tables of cosines, cut to the number of words."""
+    x = m.embed(i)
+    q, k = (x @ w * m.table[: i.shape[1]] for w in (m.q, m.k))
+    return m.end((q @ k.mT).softmax(-1) @ x)
+
+
+TABLES = {
+    "parameter": lambda: added(lambda m, n: m.table[:, :n], table=nn.Parameter(torch.randn(1, 16, 8))),
+    "embedding": lambda: added(lambda m, n: m.table.weight[:n], table=nn.Embedding(16, 8)),
+    "buffer": lambda: added(lambda m, n: m.table[:n], table=torch.randn(16, 8)),
+    "rotary": lambda: Apply(
+        rotated, embed=nn.Embedding(12, 8), end=nn.Linear(8, 3), table=torch.randn(16, 5),
+        q=nn.Parameter(torch.randn(8, 5)), k=nn.Parameter(torch.randn(8, 5)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_longer_inputs_see_the_same_function(name):
+    model = TABLES[name]().double()
+    symmetry = toroid.find_symmetries(model, WORDS)
+    assert max(group.size for group in symmetry.groups) == 8
+    state = model.state_dict()
+    permutations, factors = random_element(symmetry, 1)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    normal = toroid.normalize(state, symmetry, output="keep")
+    for other in (moved, normal):
+        for words in (WORDS, LONG):
+            assert toroid.same_function(model, state, other, words, tolerance=1e-10)
+
+
+def test_units_of_a_wider_network_that_are_not_read_stay():
+    def forward(m, x):
+        n = m.used
+        x = nn.functional.linear(x, m.a.weight[:n], m.a.bias[:n]).relu()
+        return nn.functional.linear(x, m.b.weight[:, :n], m.b.bias)
+
+    model = Apply(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3)).double()
+    model.used = 4
+    x = torch.randn(7, 5, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, x)
+    (group,) = symmetry.groups
+    assert group.size == 4
+    assert [(stay.size, stay.why) for stay in symmetry.stays] == [(4, "not read for the example")]
+    state = model.state_dict()
+    moved = toroid.permute(state, {group.name: torch.tensor([3, 0, 1, 2])}, symmetry)
+    model.used = 8
+    assert toroid.same_function(model, state, moved, x, tolerance=1e-10)
+
+
+def test_a_table_larger_than_an_image_that_is_read_at_a_smaller_size():
+    model = Apply(
+        lambda m, x: m.end((m.first(x) + m.table[:, :, : x.shape[2], : x.shape[3]]).relu().mean((2, 3))),
+        first=nn.Conv2d(3, 4, 3, padding=1), table=torch.randn(1, 4, 264, 264), end=nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(1, 3, 256, 256, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, x)
+    assert [group.size for group in symmetry.groups] == [4]
+    permutations, factors = random_element(symmetry, 0)
+    state = model.state_dict()
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, moved, x, tolerance=1e-9)
+
+
+def test_outputs_that_a_buffer_alone_makes_have_no_vector():
+    model = Apply(
+        lambda m, x: (m.layer(x).softmax(-1) * m.values).sum(-1, keepdim=True),
+        layer=nn.Linear(5, 6), values=torch.linspace(-1, 1, 6),
+    ).double()  # fmt: skip
+    symmetry = toroid.find_symmetries(model, torch.randn(3, 5).double())
+    assert symmetry.output is None
+    state = model.state_dict()
+    x = torch.randn(9, 5).double()
+    normal = toroid.normalize(state, symmetry)
+    assert toroid.same_function(model, state, normal, x, output="keep", tolerance=1e-10)
