@@ -13,7 +13,7 @@ import torch
 import toroid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import ALL, gap, network, random_element, random_signs, random_state
+from networks import ALL, Apply, gap, network, random_element, random_signs, random_state
 from scipy.linalg import orthogonal_procrustes
 from scipy.optimize import linear_sum_assignment
 from torch import nn
@@ -131,7 +131,7 @@ def overlap(a, b, symmetry):
 
 def plain_descent(state, to, symmetry, seed):
     """Coordinate descent as it is written down: move everything, compute everything again."""
-    groups = [group for group in symmetry.groups if not group.constant]
+    groups = [group for group in symmetry.groups if not group.constant]  # none has two alike
     generator = torch.Generator().manual_seed(seed)
     moved, stale = dict(state), True
     while stale:
@@ -279,6 +279,41 @@ def test_copies_of_one_network_are_all_brought_together():
     copies = [toroid.permute(state, random_element(symmetry, s)[0], symmetry) for s in range(4)]
     found = toroid.align_all(copies, symmetry)
     assert max(gap(found[0].state, other.state) for other in found) == 0
+
+
+@pytest.mark.parametrize("table", [
+    lambda x: 0 * x, lambda x: x[:, [0, 0]], lambda x: 1e-30 * x, lambda x: 1e30 * x,
+])  # fmt: skip
+def test_constants_that_are_alike_leave_it_to_what_reads_them(table):
+    model, example, symmetry = network("positions")
+    state = random_state(model, 0)
+    state["table"] = table(state["table"])
+    permutations, _ = random_element(symmetry, 5)
+    copy = toroid.permute(state, permutations, symmetry)
+    a, b = ({k: v.float() for k, v in s.items()} for s in (state, copy))
+    found = toroid.align(b, to=a, symmetry=symmetry, method="coordinate", restarts=3)
+    assert gap(found.state, a) < 1e-6
+    assert toroid.same_function(model, state, found.state, example.float(), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("method", ["sequential", "coordinate"])
+@given(seed=SEEDS)
+def test_units_that_a_single_number_makes_are_found_by_its_size(method, seed):
+    def forward(m, x):
+        h = m.start.tanh().expand(len(x), -1)
+        for step in x.unbind(1):
+            h = torch.tanh(m.reads(step) + m.again(h))
+        return m.end(h)
+
+    parts = {"reads": nn.Linear(3, 6), "again": nn.Linear(6, 6), "end": nn.Linear(6, 2)}
+    model = Apply(forward, start=nn.Parameter(torch.randn(6)), **parts).double()
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 3, 3).double())
+    state = random_state(model, seed)
+    permutations, _ = random_element(symmetry, seed)
+    copy = toroid.flip(
+        toroid.permute(state, permutations, symmetry), random_signs(symmetry, seed), symmetry
+    )
+    assert gap(toroid.align(copy, to=state, symmetry=symmetry, method=method).state, state) == 0
 
 
 def test_the_report_says_which_groups_are_alike():

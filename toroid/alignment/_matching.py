@@ -105,7 +105,8 @@ def _cosines(
     """Cosines between all pairs of units: the mean over the group's vectors that are in order.
 
     If none is, all are taken as they are; or, to be `sure`, none. Of units that are mixed (`turns`)
-    products, not cosines: a turn leaves no unit its norm.
+    products, not cosines: a turn leaves no unit its norm. Of a unit with a single number a cosine
+    is a sign; there the numbers count, those of largest size as 1.
     """
 
     def in_order(axis: Axis) -> bool:
@@ -117,10 +118,12 @@ def _cosines(
     for axes in vectors:
         products = Similarity.zero(group, overlaps.like)
         norms = overlaps.like.new_zeros(2, group.size)  # of the reference's units, the network's
+        single = sum(axis.count(overlaps.a[axis.parameter]) for axis in axes) == 1
         for axis in axes:
             overlap = overlaps.of(group, axis)
             products.side(group, axis).add_(overlap.values(element))
             norms += overlap.norms(element)
+        norms = norms.amax(1, keepdim=True).expand_as(norms) if single else norms
         for whole, part in zip(total, products, strict=True):
             if whole is not None and part is not None:
                 whole += part if turns else _over(part, *norms.sqrt()) / len(vectors)
@@ -142,7 +145,7 @@ def best_descent(overlaps: Overlaps, start: Element, restarts: int, seed: int) -
 
 
 def _restart(start: Element) -> Element:
-    """Nothing moves but the units that constants make, as at the start."""
+    """Nothing moves but the units that constants make: they say where."""
     constant = {group.name for group in start.symmetry.groups if group.constant}
     fresh = Element.identity(start.symmetry)
     return replace(

@@ -98,6 +98,11 @@ class Similarity(NamedTuple):
         gains = most - float(self.here.double().trace()) > rounding * most
         return Step(torch.arange(len(turn)), None, turn if gains else None)
 
+    def among(self, allowed: Tensor) -> Similarity:
+        """Where only some pairs (units, units) may be; no unit flips."""
+        least = -2 * len(allowed) * self.here.abs().max() - 1  # less than all others together
+        return Similarity(torch.where(allowed, self.here, least), None)
+
     def block(self, rows: slice, columns: slice) -> Similarity:
         """Of some of the pairs."""
         odd = None if self.odd is None else self.odd[rows, columns]
@@ -249,6 +254,10 @@ class Overlaps:
         self.symmetry = symmetry
         # sums of products in half precision would be too coarse
         self.a, self.b = ({k: widened(v) for k, v in s.items()} for s in (a, b))
+        for axis in {x for g in symmetry.groups if g.constant for axes in g.makers for x in axes}:
+            most = max(float(s[axis.parameter].abs().max()) for s in (self.a, self.b)) or 1.0
+            for state in (self.a, self.b):  # constants of any size: their squares are numbers too
+                state[axis.parameter] = state[axis.parameter] / most
         self.acting: dict[str, Acting] = {}
         for group in symmetry.groups:
             for axis in group.axes:
@@ -304,12 +313,8 @@ class Overlaps:
         return sum(float((x.double() * y.double()).sum()) for x, y in moved)
 
     def descend(self, element: Element, generator: torch.Generator) -> Element:
-        """Coordinate descent: visit groups in random order until none can be improved.
-
-        Units that constants make stay: the weights that read them do not say which is which.
-        """
-        learnt = {group.name for group in self.symmetry.groups if not group.constant}
-        stale = set(learnt)
+        """Coordinate descent: visit groups in random order until none can be improved."""
+        stale = {group.name for group in self.symmetry.groups}
         while stale:
             order = torch.randperm(len(self.symmetry.groups), generator=generator).tolist()
             for group in (self.symmetry.groups[i] for i in order):
@@ -318,9 +323,17 @@ class Overlaps:
                     better = self._step(group, element)
                     if better is not None:
                         element = better
-                        near = {g.name for o in self.around(group) for g, _ in o.others}
-                        stale |= near & learnt
+                        stale |= {g.name for o in self.around(group) for g, _ in o.others}
         return element
+
+    def _same(self, group: Group, element: Element) -> Tensor:
+        """Which units (units, units) have the same constants: among them what reads them counts.
+
+        Where constants differ they say which unit is which, and the weights that read it do not.
+        """
+        constants = [self.of(group, x) for axes in group.makers for x in axes]
+        rows = torch.cat([overlap.moved(element) for overlap in constants], 1)
+        return (rows[:, None] == rows).all(2)
 
     def _step(self, group: Group, element: Element) -> Element | None:
         """The best step of one group, if it is better than staying."""
@@ -328,6 +341,8 @@ class Overlaps:
         found = Similarity.zero(group, self.like)
         for overlap in overlaps:
             found.side(group, overlap.axis).add_(overlap.values(element))
+        if group.constant:
+            found = found.among(self._same(group, element))
         turned = found.turned() if group.turn else None
         step = turned or found.better()
         if step is None or (turned and turned.turn is None):
