@@ -143,6 +143,10 @@ KINDS = {
         Apply(lambda m, i: m.head(m.cell(m.words(i))[0][:, -1]), words=nn.Embedding(20, 8),
               cell=nn.LSTM(8, 12, 2, batch_first=True, bidirectional=True), head=nn.Linear(24, 3)),
         WORDS, [8, 12, 12, 12, 12]),
+    "lstm with a learned start": lambda: (
+        Apply(lambda m, x: m.head(m.cell(x, (m.h.expand(-1, len(x), -1), m.c.expand(-1, len(x), -1)))[0][:, -1]),
+              cell=nn.LSTM(5, 6, batch_first=True), head=nn.Linear(6, 3), h=parameter(1, 1, 6), c=parameter(1, 1, 6)),
+        torch.zeros(2, 4, 5), [6]),
     "lstm that projects": lambda: (
         Apply(lambda m, x: m.head(m.cell(x)[1][0][-1]), cell=nn.LSTM(5, 12, proj_size=4),
               head=nn.Linear(4, 3)), torch.zeros(6, 2, 5), [12, 4]),
@@ -368,6 +372,23 @@ def test_an_operation_that_is_not_understood_is_named_with_its_line(name, functi
     assert symmetry.groups == ()
     assert len(symmetry.refused) >= 1
     assert sum(stay.size for stay in symmetry.stays) == 6
+
+
+def test_a_transformed_function_is_refused_and_torch_is_as_before():
+    with pytest.raises(toroid.UnsupportedError, match=r"torch\.vmap.*test_rules\.py"):
+        toroid.find_symmetries(Wrong(torch.vmap(torch.relu)), X)
+    assert torch.randn(2).shape == (2,)  # none is drawn inside a vmap that is never left
+
+
+def test_padded_units_have_no_vectors_to_turn():
+    model = Apply(
+        lambda m, x: m.end(F.pad(m.start(x).relu(), (1, 1))),
+        start=nn.Linear(5, 4), end=nn.Linear(6, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(9, 5).double()
+    symmetry, state = toroid.find_symmetries(model, x), model.state_dict()
+    normal = toroid.normalize(state, symmetry, turns="orthonormal")
+    assert toroid.same_function(model, state, normal, x, tolerance=1e-10)
 
 
 def test_what_depends_on_numbers_is_refused_with_its_line():

@@ -217,6 +217,11 @@ def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[N
 
 
 def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> Any:
+    if str(getattr(node.target, "__module__", "")).startswith("torch._functorch"):
+        raise UnsupportedError(  # to run it here would change torch itself
+            "cannot read the symmetries of this network: it transforms a function inside forward "
+            f"(torch.vmap, torch.func), at {place(node)}; write it out for the whole batch"
+        )
     args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
     labels, weights = _find(Label, (args, kwargs)), _find(Weight, (args, kwargs))
     if not labels and not weights and not _find(GraphModule, args):

@@ -52,6 +52,8 @@ class Turns:
         axes = [axis for scale in group.scales for axis in scale.axes]
         if group.whole or group.size < 2 or any(axis.role not in MIXED for axis in axes):
             return group
+        if not any(axis.role == "out" for axis in axes):  # no vectors to be turned
+            return group
         factors = [self._factors(axis) for axis in axes]  # of each (units, block), -1 where fixed
         powers = self._powers(factors)
         if powers is None:

@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from ..._network import UnsupportedError
 from .._labels import FACTORS, KINDS, Label, Trace, Weight, spread, still
-from ._table import activation, operation, rule
+from ._table import activation, operation, rule, value
 
 
 class Kind(NamedTuple):
@@ -96,7 +96,7 @@ def recurrent(
     if train and dropout:
         raise UnsupportedError("dropout that is active in evaluation mode")
     x, ways = activation(trace, x), 2 if both_ways else 1
-    starts = _states(start)
+    starts = [value(trace, state) for state in _states(start)]  # they can be learned
     each = len(weights) // (layers * ways)
     last = []
     for layer in range(layers):
@@ -109,8 +109,8 @@ def recurrent(
         # both directions, side by side
         units = Label(*(torch.cat([getattr(f[0], kind) for f in found]) for kind in KINDS))
         x = spread(units, [*x.shape[:-1], len(units.unit)], len(x.shape) - 1)
-    values = node.meta["val"][1:]
-    return [x, *(_stacked([f[i] for f in last], v.shape) for i, v in enumerate(values))]
+    ends = node.meta["val"][1:]
+    return [x, *(_stacked([f[i] for f in last], v.shape) for i, v in enumerate(ends))]
 
 
 def _states(start: Any) -> list[Any]:
@@ -135,7 +135,7 @@ def cell(trace: Trace, node: Node, x: Any, start: Any, into: Any, back: Any, *bi
     starts = _states(start)
     given = [bias for bias in biases if bias is not None]
     found = _recur(trace, node, activation(trace, x), starts, [into, back, *given])
-    value = node.meta["val"]
-    if isinstance(value, (list, tuple)):
-        return [spread(u, v.shape, v.dim() - 1) for u, v in zip(found, value, strict=True)]
-    return spread(found[0], value.shape, value.dim() - 1)
+    end = node.meta["val"]
+    if isinstance(end, (list, tuple)):
+        return [spread(u, v.shape, v.dim() - 1) for u, v in zip(found, end, strict=True)]
+    return spread(found[0], end.shape, end.dim() - 1)
