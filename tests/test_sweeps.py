@@ -92,6 +92,27 @@ def test_the_command_says_how_much_it_is_and_where(pages, tmp_path, monkeypatch)
     assert "Traceback" not in failing.output
 
 
+@pytest.mark.parametrize("title", ["", "x/..", "../x", "/tmp", ".x", "a b", "a\n", "x" * 101])
+def test_a_title_that_is_no_plain_name_touches_nothing(pages, tmp_path, monkeypatch, title):
+    monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
+    (tmp_path / "book" / "reference" / "run.kept").mkdir(parents=True)
+    words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*words, "--reference", title])
+    assert done.exit_code == 2
+    assert "Invalid value for '--reference'" in done.output
+    assert pages == {}
+    with pytest.raises(ParameterError, match="plain name"):
+        sweeps.keep(tmp_path / "out", title)
+    assert [p.name for p in (tmp_path / "book" / "reference").iterdir()] == ["run.kept"]
+
+
+def test_no_jobs_are_refused_before_anything_runs(pages, tmp_path):
+    words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out"), "-j", "0"]
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, pages) == (2, {})
+    assert "-1 for all cores" in done.output
+
+
 def test_a_real_page_is_swept(tmp_path):
     words = ["algorithms=sgd", "epochs=1", "seeds=0", "width=0.05,0.1"]
     found = sweeps.grid("minimizers", words, store=str(tmp_path / "store"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,12 @@ from tqdm.auto import tqdm
 from . import notebooks
 from .parameters import ParameterError, declared, parse, root, validate
 
-__all__ = ["Grid", "Swept", "cluster", "grid", "keep", "kept", "sweep", "together"]
+__all__ = [
+    "Grid", "Swept", "checked_title", "cluster", "grid", "keep", "kept", "sweep", "together",
+]  # fmt: skip
+
+#: The name of a kept sweep is part of a folder's, and of the command that makes it again.
+_TITLE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,20 @@ def _write_provenance(
     (folder / "provenance.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def checked_title(title: str) -> str:
+    """The name of a kept sweep, which is no path.
+
+    Raises:
+        ParameterError: If it is not a plain name.
+    """
+    if not _TITLE.fullmatch(title):
+        raise ParameterError(
+            f"a title is a plain name of at most 100 letters, digits, '.', '_' and '-', which does "
+            f"not begin with a '.'; it is {title!r}: give another, e.g. recipe.vgg16"
+        )
+    return title
+
+
 def keep(folder: Path, title: str) -> Path:
     """Keep the tables of a sweep with the book.
 
@@ -234,8 +254,11 @@ def keep(folder: Path, title: str) -> Path:
 
     Returns:
         The folder with the CSV files and ``provenance.json``.
+
+    Raises:
+        ParameterError: As `checked_title`; nothing is touched.
     """
-    place = root() / "book" / "reference" / f"sweep.{title}"
+    place = root() / "book" / "reference" / f"sweep.{checked_title(title)}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for path in (*folder.glob("*.csv"), folder / "provenance.json"):
