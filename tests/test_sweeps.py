@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from toroid.book import notebooks, sweeps, tables
+from toroid.book import notebooks, references, sweeps, tables
 from toroid.book.cli import main
 from toroid.book.parameters import ParameterError
 
@@ -104,6 +104,43 @@ def test_a_title_that_is_no_plain_name_touches_nothing(pages, tmp_path, monkeypa
     with pytest.raises(ParameterError, match="plain name"):
         sweeps.keep(tmp_path / "out", title)
     assert [p.name for p in (tmp_path / "book" / "reference").iterdir()] == ["run.kept"]
+
+
+@pytest.fixture
+def finished(pages, tmp_path, monkeypatch):
+    """A sweep over folders of this machine that came to its end, and where it is kept."""
+    monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
+    found = sweeps.Grid(
+        "minimizers",
+        {"store": str(tmp_path / "store"), "epochs": 3, "dataset": str(tmp_path / "photos")},
+        {"width": [1.0, 0.5]},
+    )
+    sweeps.sweep(found, tmp_path / "out", n_jobs=1, progress=False)
+    return tmp_path / "out", tmp_path / "book" / "reference" / "sweep.mine"
+
+
+def test_a_kept_sweep_names_no_folder_of_this_machine(finished, tmp_path):
+    out, place = finished
+    assert sweeps.keep(out, "mine") == place
+    text = (place / "provenance.json").read_text()
+    assert str(tmp_path) not in text
+    assert json.loads(text)["fixed"] == {"epochs": 3, "dataset": "photos"}
+    assert json.loads(text)["varied"] == {"width": [1.0, 0.5]}
+
+
+def test_a_sweep_that_is_kept_half_leaves_the_one_before(finished, monkeypatch):
+    out, place = finished
+    sweeps.keep(out, "mine")
+    (out / "errors.csv").write_text("other")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(references, "write", lambda *x: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            sweeps.keep(out, "mine")
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    sweeps.keep(out, "mine")
+    assert (place / "errors.csv").read_text() == "other"
+    assert [path.name for path in place.parent.iterdir()] == ["sweep.mine"]
 
 
 def test_no_jobs_are_refused_before_anything_runs(pages, tmp_path):

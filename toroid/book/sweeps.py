@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
-from . import notebooks
+from . import notebooks, references
 from .parameters import ParameterError, declared, parse, root, validate
 
 __all__ = [
@@ -246,7 +245,7 @@ def checked_title(title: str) -> str:
 
 
 def keep(folder: Path, title: str) -> Path:
-    """Keep the tables of a sweep with the book.
+    """Keep the tables of a sweep with the book, in the place of one that was kept before.
 
     Args:
         folder: Where `sweep` has written.
@@ -259,10 +258,14 @@ def keep(folder: Path, title: str) -> Path:
         ParameterError: As `checked_title`; nothing is touched.
     """
     place = root() / "book" / "reference" / f"sweep.{checked_title(title)}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for path in (*folder.glob("*.csv"), folder / "provenance.json"):
-        shutil.copyfile(path, place / path.name)
+    info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    info["fixed"] = references.anywhere(info["fixed"])
+    info["varied"] = {
+        key: [references.anywhere({key: value}).get(key) for value in values]
+        for key, values in info["varied"].items()
+    }
+    text = json.dumps(info, indent=1) + "\n"
+    references.replace(place, folder.glob("*.csv"), {"provenance.json": text})
     return place
 
 
