@@ -273,15 +273,21 @@ def test_prune_leaves_what_is_sound_and_what_is_new(tmp_path):
     other = Minimizer(**{**SMALL, "seed": 1})
     train_all([minimizer, other], store, device="cpu", progress=False)
     store._sidecar(other).write_text("{")
-    names = ["a.b.safetensors", "c.part", "d.e.safetensors", "f.part"]
-    for name in names:
+    weights, part = f"{'a' * 64}.{{}}.safetensors", f"{'a' * 64}.json.my-host.of-mine-12-{{}}.part"
+    names = [weights.format("b" * 16), part.format("c" * 8)]
+    names += [weights.format("d" * 16), part.format("e" * 8)]
+    others = ["model.safetensors", "film.part", f"{'a' * 64}.safetensors", "ab/film.part"]
+    others += [f"ab/{names[1]}", f"{'a' * 64}.film.part"]
+    (tmp_path / "ab").mkdir()
+    for name in (*names, *others):
         (tmp_path / name).touch()
-    for name in names[:2]:
+    for name in (*names[:2], *others):
         os.utime(tmp_path / name, (0, 0))
     assert store.verify() == {other.key: f"{other.key}.json cannot be read"}
     gone = sorted(path.name for path in store.prune() if path.parent == tmp_path)
-    assert gone == names[:2]
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name in names) == names[2:]
+    assert gone == sorted(names[:2])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name in names) == sorted(names[2:])
+    assert all((tmp_path / name).exists() for name in others)
     assert minimizer in store
     assert other not in store
     assert store.prune() == []
