@@ -57,6 +57,7 @@ def pages(monkeypatch):
         info = {"stamp": notebooks.stamp(name), "commit": "c", "seconds": 1.0, "python": "3",
                 "torch": "2", "device": "CPU", "parameters": values}  # fmt: skip
         output.write_text(json.dumps({"metadata": {"toroid": info}}))
+        return output
 
     monkeypatch.setattr(notebooks, "run", run)
     return count
@@ -78,6 +79,30 @@ def test_a_failed_run_is_named_and_only_it_runs_again(pages, tmp_path):
     told = json.loads((tmp_path / "a" / "provenance.json").read_text())
     assert told["varied"] == {"width": [4.0, 1.0, 0.5]}
     assert told["fixed"] == {"lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes().replace(b"0.3", b"0.2")),
+        lambda path: path.write_bytes(path.read_bytes()[:-4]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.with_name("more.csv").write_text("error\n1\n"),
+        lambda path: path.with_name("run.json").write_text("{"),
+    ],
+)
+def test_a_run_whose_tables_are_not_its_own_is_run_again(pages, tmp_path, damage):
+    found = sweeps.grid("minimizers", ["width=1,0.5"])
+    whole = sweeps.sweep(found, tmp_path, n_jobs=1, progress=False).tables
+    place = sweeps.place_key(found, {"width": 1.0})
+    damage(tmp_path / place / "errors.csv")
+    again = sweeps.sweep(found, tmp_path, n_jobs=1, progress=False).tables
+    assert pages == {1.0: 2, 0.5: 1}
+    assert again.keys() == whole.keys() == {"errors"}
+    assert again["errors"].equals(whole["errors"])
+    sweeps.sweep(found, tmp_path, n_jobs=1, progress=False)
+    assert pages == {1.0: 2, 0.5: 1}
 
 
 def test_the_command_says_how_much_it_is_and_where(pages, tmp_path, monkeypatch):
