@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toroid
 from networks import gap
-from toroid import minimizers
+from toroid import minimizers, training
 from toroid.minimizers import Minimizer, Store, _batch, _store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}
@@ -310,6 +310,17 @@ def test_several_processes_fill_one_store(tmp_path):
     found = train_all([*wanted, wanted[0]], Store(tmp_path), n_jobs=2, device="cpu", progress=False)
     assert [m.record["description"]["seed"] for m in found] == [0, 1, 2, 0]
     assert len(Store(tmp_path).table()) == 3
+
+
+def test_a_half_trained_minimizer_under_anothers_key_is_refused(tmp_path, monkeypatch):
+    first, second = (Minimizer(**{**SMALL, "seed": seed}) for seed in (0, 1))
+    place = tmp_path / "unfinished"
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Checkpoint, "remove", lambda self: None)
+        train_all([second], Store(tmp_path), device="cpu", progress=False)
+    (place / f"{second.key}.safetensors").rename(place / f"{first.key}.safetensors")
+    with pytest.raises(ValueError, match="saved by another run: first weights"):
+        train_all([first], Store(tmp_path), device="cpu", progress=False)
 
 
 def test_half_a_write_is_never_seen(tmp_path, monkeypatch):
