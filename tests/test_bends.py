@@ -143,6 +143,10 @@ def test_batchnorm_and_a_checkpoint(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(training.Checkpoint, "save", save)
     assert gap(whole.path.corner, run(checkpoint=checkpoint).path.corner) == 0
     assert gap(before, a) == 0
+    a, b = b, a
+    with pytest.raises(ValueError, match="saved by another run: ends of digests"):
+        run(checkpoint=checkpoint)
+    a, b = b, a
     for scale in symmetry.scales:
         norms = scale.vectors(whole.path.corner).norm(dim=1)
         assert norms.numpy() == pytest.approx(np.ones(len(norms)), abs=1e-5)

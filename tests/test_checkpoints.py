@@ -52,6 +52,24 @@ def test_align_undoes_a_permutation(files):
     assert metadata["input 2"] == f"b.safetensors sha256:{digest}"
 
 
+def test_a_damaged_file_of_torch_is_told(files, monkeypatch):
+    """Its bytes are read once, and whatever torch makes of them is said in one way."""
+    folder, model, a, _ = files
+    torch.save(a, "a.pt")
+    data = (folder / "a.pt").read_bytes()
+    start = data.index(b"data.pkl") + 8
+    flipped = [data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :]
+               for i in range(start, start + 500) for bit in (1, 16)]  # fmt: skip
+    told = 0
+    for damaged in (b"", data[:100], data[:-50], b"\x80", *flipped):
+        monkeypatch.setattr(checkpoints.Path, "read_bytes", lambda path, data=damaged: data)
+        try:
+            checkpoints.read(folder / "a.pt", model)
+        except checkpoints.CheckpointError:
+            told += 1
+    assert told > 100
+
+
 @pytest.mark.parametrize("on", ["torus", "raw"])
 def test_the_mean_of_a_network_and_its_copy_is_the_network(files, on):
     _, model, a, _ = files

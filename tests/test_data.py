@@ -88,6 +88,19 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     assert (len(before), len(after)) == (12, 13)
 
 
+def test_a_change_below_the_classes_is_decoded_again(tmp_path):
+    write_class_folders(tmp_path)
+    deep = tmp_path / "train" / "bee" / "field" / "north"
+    deep.mkdir(parents=True)
+    sizes = []
+    for color in ("red", "blue", "red"):
+        Image.new("RGB", (6, 6), color).save(deep / f"{color}.png")
+        sizes.append(len(data.load(str(tmp_path))[0]))
+        (deep / "red.png").unlink(missing_ok=True)
+    sizes.append(len(data.load(str(tmp_path))[0]))
+    assert sizes == [13, 13, 14, 13]
+
+
 def test_a_damaged_cache_is_decoded_again(tmp_path):
     write_class_folders(tmp_path)
     before, _ = data.load(str(tmp_path))

@@ -36,7 +36,8 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
-    kinds = [*(ROOT / "toroid").rglob("*.py"), *(ROOT / "toroid" / "zoo").glob("*.safetensors")]
+    zoo = ROOT / "toroid" / "zoo"
+    kinds = [*(ROOT / "toroid").rglob("*.py"), *zoo.glob("*.safetensors"), *zoo.glob("*.json")]
     here = {p.relative_to(ROOT).as_posix() for p in kinds}
     assert set(names) == here | {"toroid/py.typed"}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toroid
 from networks import gap
-from toroid import minimizers
+from toroid import minimizers, training
 from toroid.minimizers import Minimizer, Store, _batch, _store, train_all
 
 SMALL = {"architecture": "mlp", "width": 0.02, "subset": 200, "settings": {"epochs": 1}}
@@ -273,15 +273,21 @@ def test_prune_leaves_what_is_sound_and_what_is_new(tmp_path):
     other = Minimizer(**{**SMALL, "seed": 1})
     train_all([minimizer, other], store, device="cpu", progress=False)
     store._sidecar(other).write_text("{")
-    names = ["a.b.safetensors", "c.part", "d.e.safetensors", "f.part"]
-    for name in names:
+    weights, part = f"{'a' * 64}.{{}}.safetensors", f"{'a' * 64}.json.my-host.of-mine-12-{{}}.part"
+    names = [weights.format("b" * 16), part.format("c" * 8)]
+    names += [weights.format("d" * 16), part.format("e" * 8)]
+    others = ["model.safetensors", "film.part", f"{'a' * 64}.safetensors", "ab/film.part"]
+    others += [f"ab/{names[1]}", f"{'a' * 64}.film.part"]
+    (tmp_path / "ab").mkdir()
+    for name in (*names, *others):
         (tmp_path / name).touch()
-    for name in names[:2]:
+    for name in (*names[:2], *others):
         os.utime(tmp_path / name, (0, 0))
     assert store.verify() == {other.key: f"{other.key}.json cannot be read"}
     gone = sorted(path.name for path in store.prune() if path.parent == tmp_path)
-    assert gone == names[:2]
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name in names) == names[2:]
+    assert gone == sorted(names[:2])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name in names) == sorted(names[2:])
+    assert all((tmp_path / name).exists() for name in others)
     assert minimizer in store
     assert other not in store
     assert store.prune() == []
@@ -304,6 +310,17 @@ def test_several_processes_fill_one_store(tmp_path):
     found = train_all([*wanted, wanted[0]], Store(tmp_path), n_jobs=2, device="cpu", progress=False)
     assert [m.record["description"]["seed"] for m in found] == [0, 1, 2, 0]
     assert len(Store(tmp_path).table()) == 3
+
+
+def test_a_half_trained_minimizer_under_anothers_key_is_refused(tmp_path, monkeypatch):
+    first, second = (Minimizer(**{**SMALL, "seed": seed}) for seed in (0, 1))
+    place = tmp_path / "unfinished"
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Checkpoint, "remove", lambda self: None)
+        train_all([second], Store(tmp_path), device="cpu", progress=False)
+    (place / f"{second.key}.safetensors").rename(place / f"{first.key}.safetensors")
+    with pytest.raises(ValueError, match="saved by another run: first weights"):
+        train_all([first], Store(tmp_path), device="cpu", progress=False)
 
 
 def test_half_a_write_is_never_seen(tmp_path, monkeypatch):

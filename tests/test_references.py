@@ -128,14 +128,14 @@ def test_a_folder_of_images_is_kept_by_its_name(tmp_path, monkeypatch):
 def test_a_kept_run_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     folder, new = tmp_path / "kept", tmp_path / "new.csv"
     new.write_text("new")
-    references._replace(folder, [new], {"a.json": "1"})
+    references.replace(folder, [new], {"a.json": "1"})
 
     def full(path, text):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(references, "write", full)
     with pytest.raises(OSError, match="No space"):
-        references._replace(folder, [new], {"a.json": "2"})
+        references.replace(folder, [new], {"a.json": "2"})
     assert {p.name: p.read_text() for p in folder.iterdir()} == {"new.csv": "new", "a.json": "1"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "new.csv"]
 

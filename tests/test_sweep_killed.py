@@ -31,11 +31,11 @@ def command(out, store):
 
 
 def finished(out):
-    """When each run came to its end, by its folder: its notebook says so last of all."""
+    """When each run came to its end, by its folder: its record is written last of all."""
     return {
         path.parent.name: path.stat().st_mtime_ns
-        for path in out.glob("*/connectivity.ipynb")
-        if sweeps._info("connectivity", path.parent)
+        for path in out.glob("*/run.json")
+        if sweeps._info(path.parent)
     }
 
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from toroid.book import notebooks, sweeps, tables
+from toroid.book import notebooks, references, sweeps, tables
 from toroid.book.cli import main
 from toroid.book.parameters import ParameterError
 
@@ -57,6 +57,7 @@ def pages(monkeypatch):
         info = {"stamp": notebooks.stamp(name), "commit": "c", "seconds": 1.0, "python": "3",
                 "torch": "2", "device": "CPU", "parameters": values}  # fmt: skip
         output.write_text(json.dumps({"metadata": {"toroid": info}}))
+        return output
 
     monkeypatch.setattr(notebooks, "run", run)
     return count
@@ -80,6 +81,30 @@ def test_a_failed_run_is_named_and_only_it_runs_again(pages, tmp_path):
     assert told["fixed"] == {"lr": 0.1}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes().replace(b"0.3", b"0.2")),
+        lambda path: path.write_bytes(path.read_bytes()[:-4]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+        lambda path: path.with_name("more.csv").write_text("error\n1\n"),
+        lambda path: path.with_name("run.json").write_text("{"),
+    ],
+)
+def test_a_run_whose_tables_are_not_its_own_is_run_again(pages, tmp_path, damage):
+    found = sweeps.grid("minimizers", ["width=1,0.5"])
+    whole = sweeps.sweep(found, tmp_path, n_jobs=1, progress=False).tables
+    place = sweeps.place_key(found, {"width": 1.0})
+    damage(tmp_path / place / "errors.csv")
+    again = sweeps.sweep(found, tmp_path, n_jobs=1, progress=False).tables
+    assert pages == {1.0: 2, 0.5: 1}
+    assert again.keys() == whole.keys() == {"errors"}
+    assert again["errors"].equals(whole["errors"])
+    sweeps.sweep(found, tmp_path, n_jobs=1, progress=False)
+    assert pages == {1.0: 2, 0.5: 1}
+
+
 def test_the_command_says_how_much_it_is_and_where(pages, tmp_path, monkeypatch):
     words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(main, words)
@@ -90,6 +115,64 @@ def test_the_command_says_how_much_it_is_and_where(pages, tmp_path, monkeypatch)
     assert failing.exit_code == 1
     assert "width 4.0: RuntimeError: no memory" in failing.output
     assert "Traceback" not in failing.output
+
+
+@pytest.mark.parametrize("title", ["", "x/..", "../x", "/tmp", ".x", "a b", "a\n", "x" * 101])
+def test_a_title_that_is_no_plain_name_touches_nothing(pages, tmp_path, monkeypatch, title):
+    monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
+    (tmp_path / "book" / "reference" / "run.kept").mkdir(parents=True)
+    words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*words, "--reference", title])
+    assert done.exit_code == 2
+    assert "Invalid value for '--reference'" in done.output
+    assert pages == {}
+    with pytest.raises(ParameterError, match="plain name"):
+        sweeps.keep(tmp_path / "out", title)
+    assert [p.name for p in (tmp_path / "book" / "reference").iterdir()] == ["run.kept"]
+
+
+@pytest.fixture
+def finished(pages, tmp_path, monkeypatch):
+    """A sweep over folders of this machine that came to its end, and where it is kept."""
+    monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
+    found = sweeps.Grid(
+        "minimizers",
+        {"store": str(tmp_path / "store"), "epochs": 3, "dataset": str(tmp_path / "photos")},
+        {"width": [1.0, 0.5]},
+    )
+    sweeps.sweep(found, tmp_path / "out", n_jobs=1, progress=False)
+    return tmp_path / "out", tmp_path / "book" / "reference" / "sweep.mine"
+
+
+def test_a_kept_sweep_names_no_folder_of_this_machine(finished, tmp_path):
+    out, place = finished
+    assert sweeps.keep(out, "mine") == place
+    text = (place / "provenance.json").read_text()
+    assert str(tmp_path) not in text
+    assert json.loads(text)["fixed"] == {"epochs": 3, "dataset": "photos"}
+    assert json.loads(text)["varied"] == {"width": [1.0, 0.5]}
+
+
+def test_a_sweep_that_is_kept_half_leaves_the_one_before(finished, monkeypatch):
+    out, place = finished
+    sweeps.keep(out, "mine")
+    (out / "errors.csv").write_text("other")
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(references, "write", lambda *x: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            sweeps.keep(out, "mine")
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    sweeps.keep(out, "mine")
+    assert (place / "errors.csv").read_text() == "other"
+    assert [path.name for path in place.parent.iterdir()] == ["sweep.mine"]
+
+
+def test_no_jobs_are_refused_before_anything_runs(pages, tmp_path):
+    words = ["sweep", "minimizers", "-p", "width=1,0.5", "-o", str(tmp_path / "out"), "-j", "0"]
+    done = CliRunner().invoke(main, words)
+    assert (done.exit_code, pages) == (2, {})
+    assert "-1 for all cores" in done.output
 
 
 def test_a_real_page_is_swept(tmp_path):

@@ -461,6 +461,41 @@ def test_a_checkpoint_of_another_run_is_refused(digits, tmp_path, algorithm, cha
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("other", ["generator", "first weights", "data"])
+def test_a_checkpoint_from_another_beginning_is_refused(digits, tmp_path, algorithm, other):
+    begins = {"first weights": toroid.mlp(digits.shape, hidden=(8,)), "generator": 0,
+              "data": digits}  # fmt: skip
+    labels = digits.labels.clone()
+    labels[3] = (labels[3] + 1) % digits.classes
+    others = {"first weights": toroid.mlp(digits.shape, hidden=(8,)), "generator": 1,
+              "data": dataclasses.replace(digits, labels=labels)}  # fmt: skip
+    rule = {"epochs": 2, "batch_size": 50, **ALGORITHMS[algorithm]}
+    checkpoint = training.Checkpoint(tmp_path / "run.safetensors")
+
+    def train(begun):
+        drawn = torch.Generator().manual_seed(begun["generator"])
+        options = {"generator": drawn, "checkpoint": checkpoint}
+        return getattr(training, algorithm)(
+            begun["first weights"], begun["data"], **rule, **options
+        )
+
+    first = train(begins)
+    with pytest.raises(ValueError, match=rf"saved by another run: .*{other} of digest"):
+        train(begins | {other: others[other]})
+    assert gap(train(begins).state, first.state) == 0
+
+
+def test_batches_of_another_run_are_refused(digits, tmp_path):
+    model, checkpoint = toroid.mlp(digits.shape, hidden=(8,)), training.Checkpoint(tmp_path / "run")
+    batches = [(digits.images[i::4], digits.labels[i::4]) for i in range(4)]
+    options = {"epochs": 1, "checkpoint": checkpoint}
+    training.sgd(model, batches, generator=generator(), **options)
+    batches[2] = (batches[2][0] + 1, batches[2][1])
+    with pytest.raises(ValueError, match="saved by another run: data of digest"):
+        training.sgd(model, batches, generator=generator(), **options)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_training_is_in_the_precision_of_the_weights(digits, algorithm):
     model = toroid.mlp(digits.shape, hidden=(8,)).double()
     rule = {"epochs": 1, "batch_size": 50, **ALGORITHMS[algorithm]}

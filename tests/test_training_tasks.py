@@ -108,7 +108,7 @@ def test_it_goes_on_from_a_checkpoint(numbers, tmp_path):
             checkpoint=checkpoint, **options,
         )  # fmt: skip
     rest = sgd(
-        model, data, epochs=4, schedule="constant", generator=generator(5),
+        model, data, epochs=4, schedule="constant", generator=generator(),
         checkpoint=checkpoint, **options,
     )  # fmt: skip
     assert torch.equal(whole.state["weight"], rest.state["weight"])

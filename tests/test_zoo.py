@@ -75,12 +75,37 @@ def test_an_unknown_name_is_refused_with_those_there_are():
         zoo.load("digits-mlp-sgd-77")
 
 
-def test_a_damaged_file_is_refused(monkeypatch):
-    data = bytearray((FOLDER / "digits-lenet-sgd-0.safetensors").read_bytes())
-    data[-10] ^= 1
-    monkeypatch.setattr(zoo, "_file", lambda name: bytes(data))
-    with pytest.raises(DamagedError, match="digits-lenet-sgd-0 is damaged"):
-        zoo.load("digits-lenet-sgd-0")
+def test_every_flipped_bit_of_a_file_is_told(tmp_path, monkeypatch):
+    name = "digits-mlp-sgd-0"
+    path, digests = tmp_path / f"{name}.safetensors", tmp_path / zoo.DIGESTS
+    data, listed = (FOLDER / path.name).read_bytes(), (FOLDER / digests.name).read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    monkeypatch.setattr(zoo.resources, "files", lambda package: tmp_path)
+
+    def told(file, bits, place):
+        file.write_bytes(bits[:place] + bytes([bits[place] ^ 1]) + bits[place + 1 :])
+        for read in (zoo.load, zoo.record):
+            with pytest.raises(DamagedError, match="is damaged"):
+                read(name)
+        file.write_bytes(bits)
+
+    path.write_bytes(data)
+    digests.write_bytes(listed)
+    for place in (*range(0, header, 7), header, len(data) - 1):
+        told(path, data, place)
+    for place in range(0, len(listed), 31):
+        told(digests, listed, place)
+    digests.unlink()
+    with pytest.raises(DamagedError, match=f"the file of {name} is damaged"):
+        zoo.load(name)
+    digests.write_bytes(listed)
+    zoo.load(name)
+
+
+def test_loading_draws_nothing_from_the_callers_generator():
+    before = torch.get_rng_state()
+    zoo.load("digits-mlp-sgd-0")
+    assert torch.equal(before, torch.get_rng_state())
 
 
 # --- how they are made ---------------------------------------------------------------------------
@@ -136,7 +161,8 @@ def test_the_command_lists_and_makes(small, tmp_path):
     place = ["-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
     made = CliRunner().invoke(main, ["zoo", "make", "small", *place])
     assert made.exit_code == 0, made.output
-    assert (tmp_path / "out" / "small.safetensors").is_file()
+    data = (tmp_path / "out" / "small.safetensors").read_bytes()
+    assert zoo._digests(tmp_path / "out") == {"small": hashlib.sha256(data).hexdigest()}
     wrong = CliRunner().invoke(main, ["zoo", "make", "little", *place])
     assert wrong.exit_code == 2
     assert "small" in wrong.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import os
 from collections.abc import Mapping, Set
@@ -165,6 +166,16 @@ def check_model(state: State, model: nn.Module) -> None:
             raise ValueError(
                 f"{name!r} and {first!r} are one tensor in the model, tied, but differ in the state"
             )
+
+
+def digest(tensors: State) -> str:
+    """SHA-256 of names, precisions, shapes and numbers, in the order of the names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def check_tensor(name: str, values: object, *, floating: bool) -> None:

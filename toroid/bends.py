@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_model, first_names
+from ._state import State, check_model, digest, first_names
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 from .tasks import Task, checked_task, classification
@@ -122,6 +122,8 @@ def bend(
     networks = Networks(
         [start], device, chosen.precision, generators=drawn, task=checked_task(task)
     )
+    if checkpoint:
+        chain["ends"] = f"of digests {digest(a)[:16]} and {digest(b)[:16]}"
     identity = {**chosen.identity(), **chain}
     loop = Loop(networks, train, drawn, chosen, progress, checkpoint, identity)
 

@@ -369,7 +369,8 @@ def _cached(folder: Path, split: str, decode: Callable[[Path], Arrays]) -> Array
 def _fingerprint(folder: Path) -> str:
     """Changes when a file below `folder` is added, removed or written."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*/*")):
+    below = os.walk(folder, followlinks=True)  # as deep as ImageFolder looks
+    for path in sorted(Path(place, name) for place, _, names in below for name in names):
         stat = path.stat()
         digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -64,6 +64,21 @@ class _Folder(click.Path):
         return super().convert(value, param, ctx)
 
 
+def _title(ctx: click.Context, param: click.Parameter, title: str | None) -> str | None:
+    """A name for what is kept; known before anything is run."""
+    try:
+        return title if title is None else sweeps.checked_title(title)
+    except ParameterError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def _count(ctx: click.Context, param: click.Parameter, jobs: int) -> int:
+    """What joblib takes as a number of processes."""
+    if jobs == 0:
+        raise click.BadParameter("it is 0; it takes 1 or more, or -1 for all cores", ctx, param)
+    return jobs
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="toroid")
 def main() -> None:
@@ -262,7 +277,9 @@ def _from_here(values: Mapping[str, Any]) -> dict[str, Any]:
 )
 @click.option("--over", multiple=True, metavar="NAME", help="Run each entry of a list by itself.")
 @click.option("--preset", "title", default="quick", help="What the runs share.")
-@click.option("-j", "--jobs", default=1, help="Runs at once; -1 for one on each core.")
+@click.option(
+    "-j", "--jobs", default=1, callback=_count, help="Runs at once; -1 for one on each core."
+)
 @click.option("--cluster", "where", help="'local', or a YAML file of a Dask cluster.")
 @click.option(
     "-o",
@@ -270,7 +287,9 @@ def _from_here(values: Mapping[str, Any]) -> dict[str, Any]:
     type=_Folder(path_type=Path, file_okay=False),
     help="Folder to write to; by default one in runs/, the same for the same grid.",
 )
-@click.option("--reference", metavar="TITLE", help="Keep the tables in book/reference/.")
+@click.option(
+    "--reference", metavar="TITLE", callback=_title, help="Keep the tables in book/reference/."
+)
 def sweep(
     name: str, assignments: tuple[str, ...], over: tuple[str, ...], title: str, jobs: int,
     where: str | None, output: Path | None, reference: str | None,

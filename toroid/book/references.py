@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ from .._files import write
 from .claims import Run
 from .parameters import declared, preset, presets, root
 
-__all__ = ["Kept", "command", "keep", "kept", "label_of", "reference", "runs", "titles"]
+__all__ = [
+    "Kept", "anywhere", "command", "keep", "kept", "label_of", "reference", "replace", "runs",
+    "titles",
+]  # fmt: skip
 
 
 def keep(notebook: Path, title: str) -> Path:
@@ -33,20 +36,38 @@ def keep(notebook: Path, title: str) -> Path:
     info = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["toroid"]
     folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
     given = info["parameters"]
-    results = given.pop("results", notebook.parent)
-    given.pop("store", None)  # folders of this machine
+    results = given.get("results", notebook.parent)
     defaults = {key: p.default for key, p in declared(notebook.stem).items()}
     if name := {**defaults, **given}.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
-    if "dataset" in given:
-        given["dataset"] = Path(given["dataset"]).name
+    info["parameters"] = anywhere(given)
     text = json.dumps(info, indent=1) + "\n"
-    _replace(folder, [*Path(results).glob("*.csv")], {"provenance.json": text})
+    replace(folder, [*Path(results).glob("*.csv")], {"provenance.json": text})
     return folder
 
 
-def _replace(folder: Path, files: list[Path], texts: Mapping[str, str]) -> None:
-    """Put copies and texts in the place of a folder, which is as it was until all are written."""
+def anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters without the folders of this machine; a folder of data has its name alone.
+
+    Args:
+        values: By name.
+
+    Example:
+        >>> anywhere({"dataset": "/home/me/photos", "store": "/scratch/me", "epochs": 5})
+        {'dataset': 'photos', 'epochs': 5}
+    """
+    found = {k: v for k, v in values.items() if k not in ("results", "store")}
+    return found | ({"dataset": Path(found["dataset"]).name} if "dataset" in found else {})
+
+
+def replace(folder: Path, files: Iterable[Path], texts: Mapping[str, str]) -> None:
+    """Put copies and texts in the place of a folder, which is as it was until all are written.
+
+    Args:
+        folder: What is replaced.
+        files: Those that are copied.
+        texts: By name, what is written beside them.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
         new, old = Path(place, "new"), Path(place, "old")

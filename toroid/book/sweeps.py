@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,10 +16,16 @@ import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
-from . import notebooks
+from .._files import DamagedError, read_json, write_json
+from . import notebooks, references
 from .parameters import ParameterError, declared, parse, root, validate
 
-__all__ = ["Grid", "Swept", "cluster", "grid", "keep", "kept", "sweep", "together"]
+__all__ = [
+    "Grid", "Swept", "checked_title", "cluster", "grid", "keep", "kept", "sweep", "together",
+]  # fmt: skip
+
+#: The name of a kept sweep is part of a folder's, and of the command that makes it again.
+_TITLE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ def sweep(grid: Grid, folder: Path, *, n_jobs: int | None = None, progress: bool
 
     Each run is one of the notebook, in a folder of its own, by joblib: in `n_jobs` processes, or by
     the backend of ``joblib.parallel_config``. One that fails is named and the others go on. A sweep
-    that was cut off goes on in the same folder, and leaves the same tables.
+    that was cut off goes on in the same folder, and leaves the same tables; a run whose tables are
+    not those that it wrote is run again.
 
     Args:
         grid: From `grid`.
@@ -137,7 +144,7 @@ def sweep(grid: Grid, folder: Path, *, n_jobs: int | None = None, progress: bool
     """
     places = {place_key(grid, place): place for place in grid.places}
     made_by = notebooks.stamp(grid.name)
-    ahead = [key for key in places if not _done(grid.name, folder / key, made_by)]
+    ahead = [key for key in places if not _done(folder / key, made_by)]
     jobs = (joblib.delayed(_run)(grid, places[key], folder / key) for key in ahead)
     done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
     failed = {}
@@ -146,7 +153,7 @@ def sweep(grid: Grid, folder: Path, *, n_jobs: int | None = None, progress: bool
             bar.update()
             if error:
                 failed[_told(place)] = error
-    finished = {key: p for key, p in places.items() if _done(grid.name, folder / key, made_by)}
+    finished = {key: p for key, p in places.items() if _done(folder / key, made_by)}
     tables = _gathered(folder, finished)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -167,25 +174,35 @@ def _told(place: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in place.items())
 
 
-def _done(name: str, folder: Path, made_by: str) -> bool:
-    """Whether a run came to its end, with the code as it is now."""
-    return _info(name, folder).get("stamp") == made_by
+def _done(folder: Path, made_by: str) -> bool:
+    """Whether a run came to its end, with the code as it is now, and its tables are its own."""
+    info = _info(folder)
+    return info.get("stamp") == made_by and info["tables"] == _digests(folder)
 
 
-def _info(name: str, folder: Path) -> dict[str, Any]:
+def _info(folder: Path) -> dict[str, Any]:
     """What a run says of itself; nothing if it did not come to its end."""
     try:
-        text = (folder / f"{name}.ipynb").read_text(encoding="utf-8")
-        return json.loads(text)["metadata"]["toroid"]
-    except (FileNotFoundError, ValueError, KeyError):  # not begun, or cut off, also in writing
+        return read_json(folder / "run.json")
+    except (FileNotFoundError, DamagedError):
         return {}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each table of a run."""
+    paths = sorted(folder.glob("*.csv"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def _run(grid: Grid, place: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str]:
     """One run; where it stands, and why it failed if it did."""
     values = {**grid.fixed, **place, "results": str(folder.resolve())}
     try:
-        notebooks.run(grid.name, values, folder.resolve() / f"{grid.name}.ipynb")
+        for path in (folder / "run.json", *folder.glob("*.csv")):  # of a run before it
+            path.unlink(missing_ok=True)
+        written = notebooks.run(grid.name, values, folder.resolve() / f"{grid.name}.ipynb")
+        info = json.loads(written.read_text(encoding="utf-8"))["metadata"]["toroid"]
+        write_json(folder / "run.json", {**info, "tables": _digests(folder)})
     except Exception as error:  # whatever a cell raises is this run's alone
         kind = getattr(error, "ename", type(error).__name__)  # what a cell raised, by name
         return place, f"{kind}: {getattr(error, 'evalue', error)}"
@@ -212,7 +229,7 @@ def _cell(value: Any) -> Any:
 def _write_provenance(
     grid: Grid, folder: Path, places: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]
 ) -> None:
-    infos = [_info(grid.name, folder / key) for key in places]
+    infos = [_info(folder / key) for key in places]
     shared = (
         {key: infos[0][key] for key in ("stamp", "commit", "python", "torch", "device")}
         if (infos)
@@ -225,8 +242,22 @@ def _write_provenance(
     (folder / "provenance.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def checked_title(title: str) -> str:
+    """The name of a kept sweep, which is no path.
+
+    Raises:
+        ParameterError: If it is not a plain name.
+    """
+    if not _TITLE.fullmatch(title):
+        raise ParameterError(
+            f"a title is a plain name of at most 100 letters, digits, '.', '_' and '-', which does "
+            f"not begin with a '.'; it is {title!r}: give another, e.g. recipe.vgg16"
+        )
+    return title
+
+
 def keep(folder: Path, title: str) -> Path:
-    """Keep the tables of a sweep with the book.
+    """Keep the tables of a sweep with the book, in the place of one that was kept before.
 
     Args:
         folder: Where `sweep` has written.
@@ -234,12 +265,19 @@ def keep(folder: Path, title: str) -> Path:
 
     Returns:
         The folder with the CSV files and ``provenance.json``.
+
+    Raises:
+        ParameterError: As `checked_title`; nothing is touched.
     """
-    place = root() / "book" / "reference" / f"sweep.{title}"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    for path in (*folder.glob("*.csv"), folder / "provenance.json"):
-        shutil.copyfile(path, place / path.name)
+    place = root() / "book" / "reference" / f"sweep.{checked_title(title)}"
+    info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    info["fixed"] = references.anywhere(info["fixed"])
+    info["varied"] = {
+        key: [references.anywhere({key: value}).get(key) for value in values]
+        for key, values in info["varied"].items()
+    }
+    text = json.dumps(info, indent=1) + "\n"
+    references.replace(place, folder.glob("*.csv"), {"provenance.json": text})
     return place
 
 

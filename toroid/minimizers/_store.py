@@ -21,6 +21,10 @@ from ._description import Minimizer, Stored, canonical
 #: Names of sidecars, and what is in each.
 _KEY = re.compile("[0-9a-f]{64}")
 
+#: Names of weights, and of what `toroid._files` writes before it has its name; others' files stay.
+_LOOSE = re.compile(
+    r"[0-9a-f]{64}\.([0-9a-f]{16}\.safetensors|(.*\.)?[^/]+-[0-9]+-[0-9a-f]{8}\.part)"
+)
 
 _WRITTEN = {
     "sha256", "description", "train_error", "test_error", "seconds", "device", "report",
@@ -168,14 +172,16 @@ class Store:
     def prune(self) -> list[Path]:
         """Set damaged minimizers aside, and delete what no minimizer names.
 
-        Files of the last day are not deleted: another process may be about to name them.
+        Files of the last day are not deleted: another process may be about to name them. Those
+        that have no name of the store's own are not touched.
 
         Returns:
             The files that were moved, where they are now, and those that were deleted.
         """
         damaged = [path.stem for path in self._sidecars() if self._wrong(path)]
         moved = [path for key in damaged for path in self.set_aside(key)]
-        loose = [*self.folder.glob("*.safetensors"), *self.folder.rglob("*.part")]
+        found = (*self.folder.glob("*"), *self.folder.glob("unfinished/*.part"))
+        loose = [path for path in found if _LOOSE.fullmatch(path.name)]
         old = [path for path in loose if _age(path) > 86400]
         named = set()  # read after the files were found: what is named by then stays
         for path in self._sidecars():

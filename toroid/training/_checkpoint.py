@@ -21,7 +21,8 @@ class Checkpoint:
     """A file that a training is cut off and goes on from, with the same final bits.
 
     It holds all that changes from epoch to epoch, is replaced as a whole after each, and is not a
-    pickle. A training with other settings or shapes does not go on from it: that is a ValueError.
+    pickle. A training with other settings, first weights or data, or with a generator in another
+    state, does not go on from it: that is a ValueError. Of a loader's batches the number counts.
     From one that is damaged none goes on: that is a warning, and the training begins anew.
 
     Args:
@@ -35,9 +36,9 @@ class Checkpoint:
         >>> model = toroid.mlp(train.shape, classes=10, hidden=(8,))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     checkpoint = Checkpoint(f"{folder}/run.safetensors")
-        ...     options = {"generator": torch.Generator(), "checkpoint": checkpoint}
-        ...     trained = sgd(model, train, epochs=2, **options)
-        ...     again = sgd(model, train, epochs=2, **options)  # nothing is left to do
+        ...     options = {"epochs": 2, "checkpoint": checkpoint}
+        ...     trained = sgd(model, train, generator=torch.Generator(), **options)
+        ...     again = sgd(model, train, generator=torch.Generator(), **options)  # nothing to do
         >>> bool((trained.state["1.weight"] == again.state["1.weight"]).all())
         True
     """

@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
+from .._state import digest
 from ..data import Dataset
 from ..tasks import classification, identity
 from ._checkpoint import Checkpoint
@@ -32,7 +34,7 @@ class Loop:
     What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), and a
     `memory` of what it changes in place from epoch to epoch. A checkpoint is of the same run if
     `identity` is the same, which JSON can hold: that of the settings, or where the steps take
-    others than the caller gave, that of the caller's.
+    others than the caller gave, that of the caller's; and if it began from the same bits.
     """
 
     networks: Networks
@@ -48,6 +50,7 @@ class Loop:
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
+        self.began: dict[str, str] = {}
         self.optimizer = self.settings.optimizer(weights)
         self.device = weights[0].device
         if not isinstance(self.train, Dataset):
@@ -90,6 +93,7 @@ class Loop:
         rate: Callable[[float], float] | None = None,
     ) -> list[pd.DataFrame]:
         """All epochs that are left; the history of each network."""
+        self.began = self._beginning() if self.checkpoint else {}
         ended = self._resume()
         rate = self._warmed(rate or SCHEDULES[self.settings.schedule])
         ahead = range(len(self.rows[0]), 0 if ended else self.settings.epochs)
@@ -180,7 +184,20 @@ class Loop:
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
         settings = self.identity or self.settings.identity()
-        return {**settings, **identity(self.networks.task), **self._many()}
+        return {**settings, **identity(self.networks.task), **self._many(), **self.began}
+
+    def _beginning(self) -> dict[str, str]:
+        """Digests of what a run begins from; a loader's batches may be drawn anew at each walk."""
+        if isinstance(self.train, Dataset):
+            examples: list[Any] = [self.train.images, self.train.labels]
+        else:
+            examples = tree_leaves(self.train.data) if isinstance(self.train.data, list) else []
+        parts = {
+            "first weights": self.networks.state,
+            "generator": {str(i): g.get_state() for i, g in enumerate(self.generators)},
+            "data": {str(i): x for i, x in enumerate(examples) if isinstance(x, Tensor)},
+        }
+        return {name: f"of digest {digest(part)[:16]}" for name, part in parts.items()}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):
@@ -195,7 +212,10 @@ class Loop:
             {**run, **{k: list(v.shape) for k, v in found.items() if not k.startswith("momentum.")}}
             for run, found in ((record["run"], tensors), (self._run(), self._changing()))
         )  # momenta are not there before the first step
-        differ = sorted(k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k))
+        differ = sorted(
+            (k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k)),
+            key=lambda k: (k in self.began, k),  # a digest says least
+        )
         if differ:
             told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
             raise ValueError(

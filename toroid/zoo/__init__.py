@@ -9,7 +9,8 @@ A network is a safetensors file beside this module. Its weights are rounded to h
 that leaves the errors as they were: on the training and on the test images, to the last one. Its
 metadata name the description (see `toroid.Minimizer`) with its key, both errors, why the training
 failed if it did, the precision, a digest of the tensors as they are in the file, that of the file
-they were rounded from, and where and with what it was trained. ``toroid zoo make`` makes them.
+they were rounded from, and where and with what it was trained. The files' own digests are in
+``digests.json``. ``toroid zoo make`` makes them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import models
-from .._files import DamagedError, write
-from .._state import State, check_choice
+from .._files import DamagedError, read_json, write, write_json
+from .._random import Drawing
+from .._state import check_choice, digest
 from ..evaluation import evaluate
 from ..minimizers import Minimizer, Store, Stored, train_all
 
@@ -74,6 +76,8 @@ _KINDS: dict[str, dict[str, Any]] = {
     },
 }
 SEEDS = (0, 1)
+
+DIGESTS = "digests.json"
 
 
 def members() -> dict[str, Minimizer]:
@@ -125,14 +129,13 @@ def load(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
         True
     """
     data = _file(name)
-    found = record(name)
+    found = _record(data)
     tensors = safetensors.torch.load(data)
-    if _digest(tensors) != found["digest"]:
-        raise DamagedError(f"the file of {name} is damaged; install the package again")
-    description = found["description"]
-    model = models.build(
-        description["architecture"], tuple(found["shape"]), found["classes"], description["width"]
-    )
+    description, shape = found["description"], tuple(found["shape"])
+    with Drawing(torch.Generator()):  # what a layer draws as it is made does not count
+        model = models.build(
+            description["architecture"], shape, found["classes"], description["width"]
+        )
     model.load_state_dict({k: _wide(v) for k, v in tensors.items()})
     return model.eval(), {k: v.clone() for k, v in model.state_dict().items()}
 
@@ -145,8 +148,12 @@ def record(name: str) -> dict[str, Any]:
 
     Raises:
         ValueError: As `load`.
+        DamagedError: As `load`.
     """
-    data = _file(name)
+    return _record(_file(name))
+
+
+def _record(data: bytes) -> dict[str, Any]:
     size = int.from_bytes(data[:8], "little")  # of the header, by the format of safetensors
     metadata = json.loads(data[8 : 8 + size])["__metadata__"]
     return {**json.loads(metadata["toroid"]), "bytes": len(data)}
@@ -177,7 +184,7 @@ def make(
     """Write the networks of the zoo; those that no store has are trained.
 
     Args:
-        folder: Where to write ``<name>.safetensors``.
+        folder: Where to write ``<name>.safetensors``, and the digests.
         store: Where trained minimizers are looked for, and put; by default ``Store()``.
         only: Names of `members`; by default all.
 
@@ -194,10 +201,20 @@ def make(
     found = train_all(wanted.values(), store)
     written = []
     for (name, minimizer), stored in zip(wanted.items(), found, strict=True):
-        path = Path(folder) / f"{name}.safetensors"
-        write(path, _packed(minimizer, stored))
+        path, data = Path(folder) / f"{name}.safetensors", _packed(minimizer, stored)
+        digests = _digests(Path(folder)) | {name: hashlib.sha256(data).hexdigest()}
+        write(path, data)
+        write_json(path.with_name(DIGESTS), digests)
         written.append(path)
     return written
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each network's file; of one that is not listed none."""
+    try:
+        return read_json(folder / DIGESTS)
+    except FileNotFoundError:
+        return {}
 
 
 def _packed(minimizer: Minimizer, stored: Stored) -> bytes:
@@ -220,7 +237,7 @@ def _packed(minimizer: Minimizer, stored: Stored) -> bytes:
         "failed": stored.record["report"]["failed"],
         "precision": str(precision).removeprefix("torch."),
         "rounding": "errors on all training and test images are those before rounding",
-        "digest": _digest(tensors), "shape": list(train.shape), "classes": train.classes,
+        "digest": digest(tensors), "shape": list(train.shape), "classes": train.classes,
         "from": {k: stored.record[k] for k in kept if k in stored.record},
     }  # fmt: skip
     metadata = {"toroid": json.dumps(about, sort_keys=True)}  # one: several are in no fixed order
@@ -235,15 +252,11 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if _is_weight(tensor) else tensor
 
 
-def _digest(tensors: State | Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, precisions, shapes and numbers, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _file(name: str) -> bytes:
+    """The bytes of a network, read once; a `DamagedError` if they are not those it was made of."""
     check_choice("name", name, tuple(names()))
-    return resources.files(__name__).joinpath(f"{name}.safetensors").read_bytes()
+    with resources.as_file(resources.files(__name__)) as folder:
+        data, digests = (folder / f"{name}.safetensors").read_bytes(), _digests(folder)
+    if hashlib.sha256(data).hexdigest() != digests.get(name):
+        raise DamagedError(f"the file of {name} is damaged; install the package again")
+    return data
