@@ -50,6 +50,38 @@ def test_what_is_no_state(what, call):
         CALLS[call](wrong)
 
 
+SEEDED = {
+    "direction": lambda seed: toroid.direction(A, MODEL, seed=seed),
+    "hessian": lambda seed: toroid.hessian(A, MODEL, DATA, draws=2, seed=seed).trace,
+    "spectrum": lambda seed: toroid.spectrum(A, MODEL, DATA, steps=2, draws=1, seed=seed).values,
+    "local_energy": lambda seed: toroid.local_energy(A, MODEL, DATA, sigma=0.1, draws=2, seed=seed),
+    "Hamming": lambda seed: toroid.Hamming(
+        {"w": torch.ones(9)}, {"w": -torch.ones(9)}, seed=seed
+    ).turns.tolist(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", SEEDED)
+def test_a_seed_is_an_integer_of_any_library(call):
+    assert str(SEEDED[call](np.int64(3))) == str(SEEDED[call](3))
+    with pytest.raises(ValueError, match=r"seed is 0\.5; it must be an integer"):
+        SEEDED[call](0.5)
+
+
+def test_batches_of_no_example_do_not_count():
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3))
+    state = model.state_dict()
+    full, none = (X, Y), (X[:0], Y[:0])
+    wanted = toroid.evaluate(state, model, [full])
+    assert toroid.evaluate(state, model, [none, full, none]) == wanted
+    means = [
+        toroid.refresh(state, model, data)["0.running_mean"] for data in ([full], [full, none])
+    ]
+    assert torch.equal(*means)
+    with pytest.raises(ValueError, match="gave no batch of examples; are they empty"):
+        toroid.evaluate(state, model, [none])
+
+
 class Branch(nn.Module):
     def __init__(self):
         super().__init__()

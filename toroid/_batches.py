@@ -33,8 +33,9 @@ class Batches:
     """The batches of some data; two walks see the same ones, or it is an error.
 
     A `Dataset` is cut into parts of nearly equal size (BatchNorm's statistics weigh them alike);
-    anything else comes in the batches that it gives. What a loader draws from torch's generator
-    (its order, augmentation) is drawn from the same seed at every walk.
+    anything else comes in the batches that it gives, without those of no example. What a loader
+    draws from torch's generator (its order, augmentation) is drawn from the same seed at every
+    walk.
     """
 
     def __init__(self, data: Data, task: Task, size: int, model: nn.Module) -> None:
@@ -53,6 +54,8 @@ class Batches:
         seen: list[float] = []
         for whole in _seeded(self.data, 0):
             batch = self.taken(whole)
+            if not batch.examples:
+                continue
             seen.append(_fingerprint(batch))
             if self.seen is not None and self.seen[: len(seen)] != seen:
                 break
@@ -67,7 +70,8 @@ class Batches:
         self.seen = seen
         if not seen:
             raise ValueError(
-                f"the data (a {type(self.data).__name__}) gave no batch; are they empty?"
+                f"the data (a {type(self.data).__name__}) gave no batch of examples; are they "
+                "empty?"
             )
 
     def taken(self, whole: Any) -> Batch:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ._network import structure
-from ._state import State, check_binary, check_model
+from ._state import State, check_binary, check_model, check_whole
 from .bends import Bend
 from .data import Dataset
 from .evaluation import Evaluation, Evaluator, Score
@@ -118,7 +118,7 @@ def greedy(
             raise ValueError(f"{name} is {count}; it must be positive")
     check_model(a, model)
     path, evaluator = Hamming(a, b), Evaluator(model, Evaluation(**how))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     done, left = torch.arange(0), torch.arange(path.count)
 
     def tried(size: int) -> tuple[Score, Tensor]:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ._batches import Batch, Batches, Data, beside
 from ._network import ALONE, Kept, UnsupportedError, cast, run, structure
-from ._state import State, check_model, later_names
+from ._state import State, check_model, check_whole, later_names
 from .tasks import Task, checked_task, classification, take
 
 __all__ = ["Hessian", "Spectrum", "fisher_rao", "hessian", "sharpness", "spectrum"]
@@ -243,7 +243,8 @@ def hessian(
     if draws < 2:
         raise ValueError(f"draws is {draws}; a standard error takes at least 2")
     loss = _Loss(state, model, data, task, factor, batch_size)
-    operator, generator = loss.operator, torch.Generator().manual_seed(seed)
+    operator = loss.operator
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     size = operator.shape[0]
     for name, count, least in (("largest", largest, 1), ("smallest", smallest, 0)):
         if not least <= count < size:
@@ -357,7 +358,8 @@ def spectrum(
         ((2, 10), (2,))
     """
     loss = _Loss(state, model, data, task, factor, batch_size)
-    operator, generator = loss.operator, torch.Generator().manual_seed(seed)
+    operator = loss.operator
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     size = operator.shape[0]
     for name, count, most in (("steps", steps, size), ("draws", draws, None)):
         if count < 1 or (most and count > most):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _random
-from ._state import State, check_finite, check_model, first_names
+from ._state import State, check_finite, check_model, check_whole, first_names
 from .symmetry import Symmetry
 from .torus import Torus, tangential
 
@@ -57,7 +57,8 @@ def direction(
 def drawn(state: State, model: nn.Module, torus: Torus | None, seed: int) -> dict[str, Tensor]:
     """`direction`, of what is checked."""
     # a stream of its own: the first weights were often drawn from the same small seed
-    generator = torch.Generator().manual_seed(_random.seed(torch.Generator().manual_seed(seed)))
+    first = torch.Generator().manual_seed(check_whole("seed", seed))
+    generator = torch.Generator().manual_seed(_random.seed(first))
     z = {
         k: torch.randn(v.shape, generator=generator, dtype=torch.float32).to(v)
         for k, v in state.items()

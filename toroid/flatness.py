@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_choice, check_model
+from ._state import State, check_choice, check_model, check_whole
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
 from .tasks import Task, classification
@@ -104,9 +104,10 @@ def local_energy(
         raise ValueError(f"sigma is {sigma}; it takes one or more sizes of {kind} noise, {limit}")
     if draws < 1:
         raise ValueError(f"draws is {draws}; it must be positive")
+    first = check_whole("seed", seed)
     start, grown = error(state), np.empty((len(sizes), draws))
     for draw in range(draws):
-        walk = _walk(state, names, kind, torus, torch.Generator().manual_seed(seed + draw))
+        walk = _walk(state, names, kind, torus, torch.Generator().manual_seed(first + draw))
         grown[:, draw] = [error(walk(size)) - start for size in sizes]
     spread = grown.std(1, ddof=1) / draws**0.5 if draws > 1 else np.full(len(sizes), np.nan)
     return pd.DataFrame({"sigma": sizes, "energy": grown.mean(1), "standard_error": spread})

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._state import State, check_binary, check_finite, check_pair
+from ._state import State, check_binary, check_finite, check_pair, check_whole
 from .symmetry import Symmetry
 from .torus import Torus
 
@@ -226,7 +226,8 @@ class Hamming:
     @cached_property
     def turns(self) -> Tensor:
         """The order in use."""
-        drawn = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed))
+        generator = torch.Generator().manual_seed(check_whole("seed", self.seed))
+        drawn = torch.randperm(self.count, generator=generator)
         return drawn if self.order is None else self.order
 
     def __post_init__(self) -> None:

@@ -52,12 +52,19 @@ def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedP
         raise UnsupportedError(
             "cannot read the graph of this network: what it computes depends on numbers "
             f"({lines[-1]}), and no graph says both "
-            "cases. Take the choice, or the check, out of forward"
+            f"cases. {_out_of_forward(error)}"
         ) from error
     except UnsupportedError:
         raise
     except Exception as error:
         raise _not_exported(model, inputs, error) from error
+
+
+def _out_of_forward(error: BaseException) -> str:
+    """What to do about a choice that depends on numbers."""
+    if any(x.name == "_detect_is_causal_mask" for x in traceback.extract_tb(error.__traceback__)):
+        return "Say beside the mask whether it is causal: is_causal, or tgt_is_causal"
+    return "Take the choice, or the check, out of forward"
 
 
 def _own_lines(error: BaseException) -> list[traceback.FrameSummary]:
