@@ -62,7 +62,7 @@ def test_run_leaves_a_notebook_and_its_numbers_in_a_folder(tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "barriers.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
+        "barriers.csv", "biases.csv", "connectivity.ipynb", "curves.csv", "minimizers.csv",
         "scale.csv", "temperatures.csv",
     ]  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text().splitlines()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._batches import Data
-from .._state import State, check_choice, check_finite, check_pair
+from .._state import State, check_choice, check_finite, check_pair, check_whole
 from ..symmetry import Symmetry
 from ..symmetry._elements import Element
 from ..symmetry._groups import check_state
@@ -249,7 +249,7 @@ def align_all(
         return align(state, to, symmetry, method=method, seed=seed, **options)
 
     found = [fit(state, states[0] if to is None else to) for state in states]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     for _ in range(rounds if to is None and len(states) > 1 else 0):
         moved = False
         for i in torch.randperm(len(states), generator=generator).tolist():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._batches import Data
-from .._state import State
+from .._state import State, check_whole
 from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
@@ -138,7 +138,7 @@ def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def best_descent(overlaps: Overlaps, start: Element, restarts: int, seed: int) -> Element:
     """The best of several coordinate descents; never worse than the start."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     starts = [start, *[_restart(start)] * restarts]
     ends = [overlaps.descend(element, generator) for element in starts]
     return max(ends, key=overlaps.objective) if restarts else ends[0]
