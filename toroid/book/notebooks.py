@@ -240,7 +240,7 @@ def _tidy(path: Path, info: Mapping[str, Any]) -> None:
         cell.get("outputs", [])[:] = outputs
         for data in (o["data"] for o in outputs if "image/png" in o.get("data", {})):
             data["image/png"] = _smaller(data["image/png"])
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(path, f"{json.dumps(notebook, indent=1, ensure_ascii=False)}\n".encode())
 
 
 class Parts:

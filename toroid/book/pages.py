@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import evaluation, paths
+from .._files import write
 from .._state import State
 from ..alignment import Alignment, align
 from ..data import Dataset
@@ -134,7 +135,7 @@ class Page:
             table: Numbers and words.
             index: Whether the index is a column of the table.
         """
-        table.to_csv(self.folder / f"{name}.csv", index=index)
+        write(self.folder / f"{name}.csv", table.to_csv(index=index).encode())
         self.saved[name] = table
 
     def save_scale(

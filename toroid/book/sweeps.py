@@ -16,7 +16,7 @@ import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .._files import DamagedError, read_json, write_json
+from .._files import DamagedError, read_json, write, write_json
 from . import notebooks, references
 from .parameters import ParameterError, declared, parse, root, validate
 
@@ -156,7 +156,7 @@ def sweep(grid: Grid, folder: Path, *, n_jobs: int | None = None, progress: bool
     finished = {key: p for key, p in places.items() if _done(folder / key, made_by)}
     tables = _gathered(folder, finished)
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        write(folder / f"{name}.csv", table.to_csv(index=False).encode())
     _write_provenance(grid, folder, finished, failed)
     return Swept(tables, failed)
 
@@ -239,7 +239,7 @@ def _write_provenance(
         **shared, "page": grid.name, "fixed": grid.fixed, "varied": grid.varied,
         "seconds": [info["seconds"] for info in infos], "failed": failed,
     }  # fmt: skip
-    (folder / "provenance.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write(folder / "provenance.json", f"{json.dumps(record, indent=1)}\n".encode())
 
 
 def checked_title(title: str) -> str:
