@@ -120,11 +120,32 @@ def test_a_factor_in_one_sentence(barriers):
 
 
 def test_all_factors_in_one_sentence(barriers):
-    said = dependence.summary(barriers, BASE)
+    scores = pd.DataFrame([{**s, "train_error": 0.01} for s in dependence.settings(BASE, LEVELS)])
+    said = dependence.summary(barriers, scores, BASE)
     assert "falls with width by -3.00 (-3.00 to -3.00), training images" in said
     assert "it rises with learning rate by 1.00" in said
     assert "not told apart over the range of weight decay by 0.00 (0.00 to 0.00), epochs" in said
     assert "with more images it falls further with the width" in said
+
+
+def test_where_every_path_leads_to_guessing_no_factor_is_told():
+    """Barriers that rise with the width because narrow networks err on more of their own images."""
+
+    def error(s):
+        return 0.4 / s["width"] if s["width"] < 1 else 0.0
+
+    plan = dependence.settings(BASE, LEVELS)
+    scores = pd.DataFrame([{**s, "train_error": error(s)} for s in plan])
+    full = table(lambda s: 0.9 - error(s))
+    assert dependence.guessing(full, scores, BASE, "width")
+    said = dependence.sentence(full, scores, BASE, "width")
+    assert "leads to guessing at both ends" in said
+    assert "with training errors of 80.00 and 0.00 %" in said
+    assert "no barrier tells them apart" in dependence.summary(full, scores, BASE)
+    half = table(lambda s: 0.9 - error(s) if s["width"] < 2 else 0.3)
+    assert not dependence.guessing(half, scores, BASE, "width")
+    said = dependence.summary(half, scores, BASE)
+    assert "at both ends of the range of learning rate, weight decay, epochs, training" in said
 
 
 def test_the_figure_has_a_panel_for_each_matching_and_split(barriers):

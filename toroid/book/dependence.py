@@ -38,6 +38,10 @@ _PARAMETERS = {
 }  # fmt: skip
 #: Networks that err on more of their training images than this have not learnt them.
 UNLEARNT = 0.5
+#: The error of guessing: all data sets that have a name have ten classes.
+CHANCE = 0.9
+#: A path leads to guessing where the barrier is this share of what its ends leave up to there.
+FULL = 0.95
 #: What names a path, beside its pair and its setting.
 PATHS = ("weights", "path", "alignment", "method", "split")
 #: The treatment that sentences speak of: the paper's matching, on the geodesic.
@@ -128,6 +132,26 @@ def learnt(barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting) -> p
     """
     left_out = unlearnt(minimizers, base)[[*FACTORS]].apply(tuple, axis=1)
     return barriers[~barriers[[*FACTORS]].apply(tuple, axis=1).isin(left_out)]
+
+
+def guessing(
+    barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting, factor: str
+) -> bool:  # fmt: skip
+    """Whether the path leads to guessing at the least and at the greatest level of a factor.
+
+    A barrier is then what the errors of its ends leave up to `CHANCE`: that it changes says what
+    the networks have learnt, and not whether they connect.
+
+    Args:
+        barriers: As in `estimates`.
+        minimizers: As in `unlearnt`.
+        base: What the other factors are.
+        factor: Column of the setting.
+    """
+    heights = chosen(estimates(barriers, base, factor), **PAPERS, split="train")
+    heights = heights.set_index(factor)["value"].sort_index().iloc[[0, -1]]
+    errors = _alone(minimizers, base, factor).groupby(factor)["train_error"].mean()
+    return bool((heights > FULL * 100 * (CHANCE - errors.loc[heights.index])).all())
 
 
 def _alone(table: pd.DataFrame, base: Setting, *varied: str) -> pd.DataFrame:
@@ -293,6 +317,12 @@ def sentence(
     }
     error = 100 * _alone(minimizers, base, factor).groupby(factor)["train_error"].mean()
     error = error.loc[[first[factor], last[factor]]]  # of the levels that are compared
+    if guessing(barriers, minimizers, base, factor):
+        return (
+            f"From {FACTORS[factor]} {first[factor]:g} to {last[factor]:g} the geodesic leads to "
+            f"guessing at both ends: barriers of {estimate(first)} and {estimate(last)} percentage "
+            f"points, with training errors of {error.iloc[0]:.2f} and {error.iloc[-1]:.2f} %."
+        )
     told = {
         "rises": f"rises from {estimate(first)} to {estimate(last)} percentage points",
         "falls": f"falls from {estimate(first)} to {estimate(last)} percentage points",
@@ -312,27 +342,33 @@ def sentence(
     )
 
 
-def summary(barriers: pd.DataFrame, base: Setting) -> str:
+def summary(barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting) -> str:
     """Which factors raise the barrier and which lower it, in one sentence.
 
     Args:
         barriers: As in `estimates`.
+        minimizers: As in `unlearnt`.
         base: What the other factors are.
     """
     found: dict[str, list[str]] = {"falls": [], "rises": [], "is not told apart": []}
-    for factor, name in FACTORS.items():
+    blind = [factor for factor in FACTORS if guessing(barriers, minimizers, base, factor)]
+    for factor in (factor for factor in FACTORS if factor not in blind):
         row = chosen(changes(barriers, base, factor), **PAPERS, split="train").iloc[0]
-        found[row["word"]].append(f"{name} by {estimate(row)}")
+        found[row["word"]].append(f"{FACTORS[factor]} by {estimate(row)}")
     words = {
         "falls": "The training barrier between aligned networks, on the geodesic, falls with",
         "rises": "it rises with", "is not told apart": "it is not told apart over the range of",
     }  # fmt: skip
     clauses = [f"{words[k]} {', '.join(v) or 'none of them'}" for k, v in found.items()]
+    where = ", ".join(FACTORS[factor] for factor in blind)
+    blank = f"half way is guessing at both ends of the range of {where}"
+    if len(blind) == len(FACTORS):
+        return f"Between aligned networks, on the geodesic, {blank}: no barrier tells them apart."
+    said = f"{'; '.join(clauses)} (changes over the range, in percentage points)"
+    if blind:
+        return f"{said}; {blank}."
     joint = chosen(interaction(barriers, base), **PAPERS, split="train").iloc[0]
-    return (
-        f"{'; '.join(clauses)} (changes over the range, in percentage points); "
-        f"{with_images(joint['word'])} (by {estimate(joint)})."
-    )
+    return f"{said}; {with_images(joint['word'])} (by {estimate(joint)})."
 
 
 def with_images(word: str) -> str:
