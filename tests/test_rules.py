@@ -528,6 +528,103 @@ def test_units_pass_a_layer_across_places(bias):
     assert [(s.axis.module, s.size) for s in symmetry.stays] == [("mix", 5)]
 
 
+def test_units_pass_a_convolution_and_a_normalisation_of_their_places():
+    # a gate over places as gMLP has it: the places of every unit are channels of a convolution
+    model = Apply(
+        lambda m, x: m.head((x := m.stem(x)) * m.mix(m.norm(x.mT).mT)).mean(1),
+        stem=nn.Linear(4, 6), mix=nn.Conv1d(5, 5, 1), norm=nn.LayerNorm(5), head=nn.Linear(6, 3),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="15 hidden units stay.*5 of 'norm': a layer across"):
+        symmetry = toroid.find_symmetries(model, x)
+    assert [(g.name, g.size) for g in symmetry.groups] == [("stem", 6)]
+    state = random_state(model, 0)
+    permutations, _ = random_element(symmetry, 0)
+    assert toroid.same_function(model, state, toroid.permute(state, permutations, symmetry), x)
+
+
+def test_a_wide_convolution_of_places_makes_one_unit_of_all():
+    model = Apply(
+        lambda m, x: m.head(m.mix(m.stem(x)).relu().mean(2)),
+        stem=nn.Linear(4, 6), mix=nn.Conv1d(5, 5, 3), head=nn.Linear(5, 3),
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 5, 4))
+    assert [(g.name, g.size) for g in symmetry.groups] == [("stem", 1), ("mix", 5)]
+
+
+def test_units_of_an_outer_product_are_warned_of():
+    model = Apply(
+        lambda m, x: m.c((m.a(x)[:, :, None] * m.b(x)[:, None]).flatten(1)),
+        a=nn.Linear(5, 4), b=nn.Linear(5, 3), c=nn.Linear(12, 2),
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="4 hidden units stay.*4 of 'a': an outer product"):
+        symmetry = toroid.find_symmetries(model, X)
+    assert [(g.name, g.size) for g in symmetry.groups] == [("b", 3)]
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [(6, 2), (8, 2), (6, 3)])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_blocks_of_shuffled_channels_are_exchanged_in_the_order_that_is_read(
+    channels, blocks, by_hand
+):
+    def shuffled(x):
+        return x.unflatten(1, (blocks, -1)).transpose(1, 2).flatten(1, 2)
+
+    model = Apply(
+        lambda m, x: m.c(m.b(m.shuffle(m.a(x).relu())).relu().mean((2, 3))),
+        shuffle=shuffled if by_hand else nn.ChannelShuffle(blocks),
+        a=nn.Conv2d(3, channels, 1), b=nn.Conv2d(channels, channels, 1, groups=blocks),
+        c=nn.Linear(channels, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, x)
+    (whole,) = (group for group in symmetry.groups if group.whole)
+    assert whole.size == blocks
+    assert [len(kind) for kind in whole.parts] == [blocks, blocks]
+    state = random_state(model, 0)
+    permutations, factors = random_element(symmetry, 1)
+    permutations[whole.name] = torch.arange(blocks).roll(1)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, moved, x)
+    ends = [toroid.normalize(end, symmetry) for end in (state, moved)]
+    found = toroid.align(ends[1], ends[0], symmetry)
+    assert toroid.distance(found.state, ends[0], symmetry) < 1e-6
+
+
+def test_pairs_that_a_complex_number_turns_move_together():
+    angles = torch.polar(torch.ones(6, 1), torch.arange(6.0)[:, None])
+
+    def turned(m, x):
+        c = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(c * m.angles).flatten(-2)
+
+    def forward(m, x):
+        q, k = (turned(m, f(x)) for f in (m.q, m.k))
+        return m.o((q @ k.mT).softmax(-1) @ m.v(x)).mean(1)
+
+    model = Apply(
+        forward, q=nn.Linear(5, 8), k=nn.Linear(5, 8), v=nn.Linear(5, 8), o=nn.Linear(8, 3)
+    )
+    model.register_buffer("angles", angles, persistent=False)
+    symmetry = toroid.find_symmetries(model.double(), torch.randn(2, 6, 5).double())
+    group = symmetry["q"]
+    assert group.size == 4  # the same angle for all pairs
+    assert group.axes[0].index == ((0, 1), (2, 3), (4, 5), (6, 7))
+    state, x = random_state(model, 0), torch.randn(2, 6, 5).double()
+    permutations, factors = random_element(symmetry, 1)
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, moved, x)
+
+
+def test_complex_weights_are_refused_or_named():
+    model = Apply(lambda m, x: m.b((x.to(m.a.dtype) @ m.a).abs()), b=nn.Linear(4, 2))
+    model.a = nn.Parameter(torch.randn(5, 4, dtype=torch.complex64))
+    with pytest.raises(toroid.UnsupportedError, match="the parameter 'a' is complex"):
+        toroid.find_symmetries(model, X)
+    (left,) = toroid.find_symmetries(model, X, strict=False).refused
+    assert "'a' is complex" in left
+
+
 def test_heads_that_read_places_through_one_table_keep_their_own_units():
     def forward(m, x):
         x = m.first(x).relu()

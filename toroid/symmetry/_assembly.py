@@ -34,13 +34,15 @@ def assemble(trace: Trace) -> Symmetry:
     # Units in the same places are alike, but not those inside different sets: one could take the
     # other's place only along with its whole set.
     alone = {u: places for u, places in found.items() if u not in parts}
+    sets = _sets(parts, around, found, unit)
+    builder.order = {u: i for members in sets for inside in members for i, u in enumerate(inside)}
     made = [
         builder.group([[u] for u in units], places)
         for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
     made += [
         builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
-        for members in _sets(parts, around, found, unit)
+        for members in sets
     ]
     made.sort(key=lambda pair: _place(pair[0]))
     turned = Turns(trace, scale, sign)
@@ -145,18 +147,18 @@ def _alike(found: dict[int, Places], also: Callable[[int], Any]) -> dict[Any, li
     return members
 
 
-def _parts(trace: Trace, unit: Components) -> dict[int, frozenset[int]]:
-    """The sets and the units that are inside them.
+def _parts(trace: Trace, unit: Components) -> dict[int, tuple[int, ...]]:
+    """The sets and the units that are inside them, in the order in which a layer reads them.
 
     Sets that stay are one component, frozen, and so are sets that something makes one (heads that
     read the same places, say); each has a number below 0 here, or what is inside different ones
     would look alike.
     """
-    found: dict[int, frozenset[int]] = {}
+    found: dict[int, tuple[int, ...]] = {}
     stays: dict[frozenset[int], int] = {}
     places = [
         [
-            (frozenset(np.unique(row).tolist()), whole)
+            (tuple(dict.fromkeys(row.tolist())), whole)
             for row, whole in zip(
                 unit.of[units.numpy()], unit.of[wholes[:, 0].numpy()].tolist(), strict=True
             )
@@ -167,20 +169,20 @@ def _parts(trace: Trace, unit: Components) -> dict[int, frozenset[int]]:
     for place in places:
         for inside, whole in place:
             if whole in unit.reasons or whole in one:
-                whole = stays.setdefault(inside, -1 - len(stays))
-            if inside := inside - {whole}:
-                found[whole] = found.get(whole, frozenset()) | inside
+                whole = stays.setdefault(frozenset(inside), -1 - len(stays))
+            if parts := [u for u in inside if u != whole]:
+                found[whole] = tuple(dict.fromkeys([*found.get(whole, ()), *parts]))
     return found
 
 
-def _several(place: Sequence[tuple[frozenset[int], int]]) -> set[int]:
+def _several(place: Sequence[tuple[tuple[int, ...], int]]) -> set[int]:
     """The components that are around different units at one place."""
-    first: dict[int, frozenset[int]] = {}
-    return {whole for inside, whole in place if first.setdefault(whole, inside) != inside}
+    first: dict[int, set[int]] = {}
+    return {whole for inside, whole in place if first.setdefault(whole, {*inside}) != {*inside}}
 
 
 def _sets(
-    parts: dict[int, frozenset[int]],
+    parts: dict[int, tuple[int, ...]],
     around: dict[int, set[int]],
     found: dict[int, Places],
     unit: Components,
@@ -192,9 +194,10 @@ def _sets(
     """
     merged: dict[frozenset[int], list[int]] = defaultdict(list)
     for whole, inside in parts.items():
-        merged[inside].append(whole)
+        merged[frozenset(inside)].append(whole)
     kinds: dict[Place, list[list[int]]] = defaultdict(list)
-    for inside, wholes in merged.items():
+    for wholes in merged.values():
+        inside = parts[wholes[0]]
         everything = [*wholes, *inside]
         # a set with a fixed part cannot move; sets inside sets are left as they are
         if any(u < 0 or u in unit.reasons for u in everything) or any(around[w] for w in wholes):
@@ -204,9 +207,10 @@ def _sets(
         others = {u: tuple(sorted(around[u] - set(wholes))) for u in inside}
         if any(w >= 0 for more in others.values() for w in more):
             continue
-        # by their places first, so that the same kinds of parts stand at the same i in every set
+        # by their places first, so that the same kinds of parts stand at the same i in every set;
+        # those of a kind in the order in which they are read: a shuffle of channels comes before
         members = sorted(
-            (u for u in everything if u in found), key=lambda u: (found[u], others.get(u, ()), u)
+            (u for u in everything if u in found), key=lambda u: (found[u], others.get(u, ()))
         )
         if members:
             kinds[tuple((found[u], others.get(u, ())) for u in members)].append(members)
@@ -253,6 +257,7 @@ class _Builder:
         for number, places in enumerate(self.where):
             for component, positions in places.items():
                 self.first.setdefault(component, (number, positions[0]))
+        self.order: dict[int, int] = {}  # unit of a set that is exchanged -> its place there
         self.latest: dict[str, int] = {}  # parameter -> the latest start of a free scale it reads
         for slot in slots:
             if slot.role == "in":
@@ -263,7 +268,10 @@ class _Builder:
     def group(
         self, members: Units, places: Sequence[Place], whole: bool = False
     ) -> tuple[Group, Units]:
-        """The group of these units, and the units in its order: as their weights stand."""
+        """The group of these units, and the units in its order: as their weights stand.
+
+        But units of sets that are exchanged stand in the same order in each.
+        """
         numbers = sorted({place[1] for place in places if place[0] == 0})
         if whole:  # the rows of a block carry its columns along
             made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
@@ -273,7 +281,9 @@ class _Builder:
         # Slots go together if one factor for each unit acts on them: a BatchNorm's input and its
         # affine pair hold the same units with other factors.
         by_scale: dict[bytes, list[tuple[int, NDArray[Any]]]] = defaultdict(list)
-        members = sorted(members, key=lambda unit: min(self.first[c] for c in unit))
+        members = sorted(members, key=self._standing)
+        if not whole:
+            members.sort(key=lambda unit: self.order.get(unit[0], 0))
         for number in numbers:
             where = self.where[number]
             # (units, block): of each of its components in turn, ascending
@@ -287,6 +297,10 @@ class _Builder:
             scales = [replace(scale, fixed=OF_PARTS) for scale in scales]
         flip = None if whole else self._flip([p for places in by_scale.values() for p in places])
         return Group(scales[0].name, tuple(scales), flip), members
+
+    def _standing(self, unit: list[int]) -> tuple[int, int]:
+        """Where the first weights of a unit are."""
+        return min(self.first[component] for component in unit)
 
     def _flip(self, places: list[tuple[int, NDArray[Any]]]) -> Scale | None:
         """The axes of one sign for each unit, if it is free and no other unit has a part in it."""

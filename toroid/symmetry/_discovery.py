@@ -164,7 +164,7 @@ def _verified(
     """The symmetry without the groups that change what a network with random weights says."""
     generator = torch.Generator().manual_seed(0)
     exact = precision == torch.float64
-    network = network.to(torch.float64 if exact else torch.float32).cpu()
+    network = _cast(network, torch.float64 if exact else torch.float32).cpu()
     buffers = {k for k, _ in network.named_buffers()}
     state: State = {
         k: _random_like(k, v, generator, k in buffers) for k, v in network.state_dict().items()
@@ -218,6 +218,19 @@ def _verified(
     stays = [Stay(g.axes[0], "not alike after all") for g in bad if g is not symmetry.output]
     refused = (*symmetry.refused, message)
     return replace(rest, refused=refused, stays=(*symmetry.stays, *stays))
+
+
+def _cast(network: nn.Module, precision: torch.dtype) -> nn.Module:
+    """In another precision; complex numbers stay complex."""
+    return network._apply(
+        lambda x: (
+            x.to(precision.to_complex())
+            if x.is_complex()
+            else x.to(precision)
+            if x.is_floating_point()
+            else x
+        )
+    )
 
 
 def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:

@@ -154,6 +154,7 @@ def trace(exported: ExportedProgram, model: nn.Module, strict: bool = True) -> T
     first = first_names(model)
     result = Trace(copies={name: one for name, one in first.items() if name != one})
     start = _placeholders(exported, first)
+    _complex(result, exported, strict)
     try:
         outputs = _walk(result, exported.graph_module, start, strict)
     except UnsupportedError as error:
@@ -221,6 +222,19 @@ def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[N
         else:
             values[node] = still(getattr(node.meta["val"], "shape", ()))
     return values
+
+
+def _complex(result: Trace, exported: ExportedProgram, strict: bool) -> None:
+    """Complex weights are numbers that stay: nothing is said of their units, but for this."""
+    read = [*exported.graph_signature.inputs_to_parameters.values()]
+    for name in (name for name in read if exported.state_dict[name].is_complex()):
+        message = f"the parameter {name!r} is complex, which is not understood"
+        if strict:
+            raise UnsupportedError(
+                f"cannot read the symmetries of this network: {message}. Pass strict=False to "
+                "leave its units as they are."
+            )
+        result.refused.append(message)
 
 
 def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> Any:

@@ -82,6 +82,7 @@ KINDS = ("unit", *FACTORS)
 INPUT, CLASSES, WORDS = "the input", "classes", "words"
 INDEX, CHOSEN = "an index", "chosen by an index"
 ALONE, PLACES = "meets all units of a layer", "a constant that differs from place to place"
+OUTER = "an outer product: each meets all units of a layer"
 UNREAD = "not read for the example"
 OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, UNREAD)
 CONSTANT = "a constant with a number for each unit"
@@ -259,6 +260,9 @@ class Trace:
     )  # parameter, first dimension, dimensions -> which of its places the graph reads
     inside: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # units, the unit around them
     gains: list[Gain] = field(default_factory=list)
+    searched: dict[Any, Label] = field(
+        default_factory=dict
+    )  # node that finds places -> the units among which it does
     met: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # scales summed over in products
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
     refused: list[str] = field(default_factory=list)

@@ -4,10 +4,10 @@
 operation, write its rule in the family where it belongs.
 """
 
-from . import _elementwise, _layers, _moves, _places, _products, _recurrent
+from . import _elementwise, _layers, _moves, _places, _products, _ranks, _recurrent
 from ._table import NAMES, RULES, operation
 
 __all__ = [
-    "NAMES", "RULES", "_elementwise", "_layers", "_moves", "_places", "_products", "_recurrent",
-    "operation",
+    "NAMES", "RULES", "_elementwise", "_layers", "_moves", "_places", "_products", "_ranks",
+    "_recurrent", "operation",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from ..._network import UnsupportedError
 from .._labels import (
@@ -62,31 +63,31 @@ def linear(trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None) -> L
         if isinstance(bias, Weight):
             trace.untouchable[bias.name] = "linear"
         return dot(trace, node, x, columns)
-    if _across_places(x):
-        return _over_places(trace, node, x, weight, bias)
+    if _across_places(x, -1):
+        return _over_places(trace, node, x, weight, bias, -1)
     return affine(trace, node, x, columns, trace.slot(weight, 0, "out"), bias, channel=-1)
 
 
-def _across_places(x: Label) -> bool:
-    """Whether units lie along other dimensions, and none along the last: that has places."""
-    rank = len(x.shape)
-    return not varies(x.unit, rank - 1) and any(varies(x.unit, d) for d in range(rank - 1))
+def _across_places(x: Label, *dims: int) -> bool:
+    """Whether units lie along other dimensions, and none along these: they have places."""
+    moving = {d for d in range(len(x.shape)) if varies(x.unit, d)}
+    return bool(moving) and moving.isdisjoint(d % len(x.shape) for d in dims)
 
 
-def _over_places(trace: Trace, node: Node, x: Label, weight: Weight, bias: Any) -> Label:
+def _over_places(trace: Trace, node: Node, x: Label, weight: Weight, bias: Any, dim: int) -> Label:
     """A layer that reads the places of every unit alike: the units pass, and its own stay.
 
     A number can belong to one unit only, and those of the stream are more than a layer's.
     """
-    for dim, role in ((0, "out"), (1, "in")):
-        ids = trace.slot(weight, dim, role)
+    for k, role in enumerate(("out", "in")):
+        ids = trace.slot(weight, k, role)
         trace.freeze("unit", ids, ACROSS)
         trace.fix(ids, ACROSS)
     shift(trace, bias, trace.slot(weight, 0, "out"))
     trace.use(x)
     if bias is not None:  # it is added to all units
         trace.fix(x, "a bias over places")
-    one = trace.along(x, [len(x.shape) - 1], FACTORS)
+    one = trace.along(x, [dim], FACTORS)
     return one.map(lambda ids: ids.expand(shape_of(node)))
 
 
@@ -109,11 +110,19 @@ def _conv(dims: int) -> Rule:
         channel = len(shape_of(node)) - dims - 1
         rows = trace.slot(weight, 0, "out")
         if groups == 1:
+            if _across_places(x, channel) and _pointwise(weight, stride, padding):
+                return _over_places(trace, node, x, weight, bias, channel)
             columns = trace.slot(weight, 1, "in")
             return affine(trace, node, x, columns, rows, bias, channel)
         return _grouped(trace, node, x, weight, rows, bias, groups, channel)
 
     return conv
+
+
+def _pointwise(weight: Weight, stride: Any, padding: Any) -> bool:
+    """Whether a convolution is a linear layer at every place, one by one."""
+    ones = tree_leaves((weight.shape[2:], stride))
+    return {*ones} == {1} and {*tree_leaves(padding)} <= {0, "valid", "same"}
 
 
 def _grouped(
@@ -291,6 +300,8 @@ def _over_last(trace: Trace, x: Label, shape: Sequence[int], weight: Any, bias: 
     """What normalises the last dimensions sees their units as one set, at every place the same."""
     trace.use(x)
     leading = len(x.shape) - len(shape)
+    if _across_places(x, *range(leading, len(x.shape))):
+        return _places_normalised(trace, x, weight, bias)
 
     def places(labels: Tensor, kind: str) -> Tensor:
         rows = labels.flatten(0, leading - 1) if leading else labels[None]  # (places, *shape)
@@ -303,6 +314,17 @@ def _over_last(trace: Trace, x: Label, shape: Sequence[int], weight: Any, bias: 
     trace.around(unit.reshape(1, -1))  # one set, whose sum is divided by
     pair = _pair(trace, still(unit.shape)._replace(unit=unit, sign=sign), weight, bias)
     return pair.map(lambda part: part.expand(x.shape))
+
+
+def _places_normalised(trace: Trace, x: Label, weight: Any, bias: Any) -> Label:
+    """The places of each unit are normalised alike: the units pass, the pair of places stays."""
+    trace.fix(x, ACROSS)
+    for vector in (weight, bias):
+        if vector is not None:
+            ids = _vector(trace, vector, "out")
+            trace.freeze("unit", ids, ACROSS)
+            trace.fix(ids, ACROSS)
+    return still(x.shape)._replace(unit=x.unit)
 
 
 @rule("group_norm")

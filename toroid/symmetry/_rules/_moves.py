@@ -86,6 +86,20 @@ def repeats(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     return x._replace(numbers=numbers).moved(lambda labels: target(labels, *args))
 
 
+@rule("view_as_complex")
+def pairs(trace: Trace, node: Node, x: Any) -> Label:
+    """Two numbers as one, which turns them into each other (a rotary embedding): one unit."""
+    one = trace.along(activation(trace, x), [-1])
+    return one.map(lambda labels: labels.squeeze(-1))
+
+
+@rule("view_as_real")
+def parts(trace: Trace, node: Node, x: Any) -> Label:
+    """One number as two."""
+    shape = shape_of(node)
+    return activation(trace, x).map(lambda labels: labels.unsqueeze(-1).expand(shape))
+
+
 @rule("reshape_as", "view_as")
 def reshape_as(trace: Trace, node: Node, x: Any, other: Any) -> Label:
     """Only moves numbers."""
@@ -108,7 +122,7 @@ def index(trace: Trace, node: Node, x: Any, where: Sequence[Any]) -> Label:
     return chosen.map(lambda ids: aten.index.Tensor(ids, first))
 
 
-@rule("index_select", "gather", "take_along_dim")
+@rule("index_select", "take_along_dim")
 def select(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Label:
     """As `index`, along one dimension."""
     dim, where = args[::-1] if operation(node) == "take_along_dim" else args[:2]

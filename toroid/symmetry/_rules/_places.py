@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
-from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import FACTORS, INDEX, Label, Trace, spread, still, varies
+from .._labels import FACTORS, Label, Trace, spread, still, varies
 from ._elementwise import elementwise, homogeneous
-from ._table import Rule, activation, meet, operation, overload, rule, shape_of, tied
+from ._ranks import found
+from ._table import Rule, activation, meet, operation, over, overload, rule, shape_of, tied
 
 
 def _pool(dims: int) -> Rule:
@@ -25,17 +24,9 @@ def _pool(dims: int) -> Rule:
             trace.freeze("sign", x.sign, operation(node))
         pooled = spread(trace.per_channel(x, channel), shape, channel)
         several = isinstance(node.meta["val"], (list, tuple))  # the places of the maxima too
-        return [pooled, _hidden(trace, node, x)] if several else pooled
+        return [pooled, found(trace, node, x)] if several else pooled
 
     return pool
-
-
-def _hidden(trace: Trace, node: Node, x: Label) -> Label:
-    """Places where something was found; who reads them, reads the order of what was searched."""
-    if any(user.users and user.args[1] == 1 for user in node.users):
-        trace.freeze("unit", x.unit, INDEX)
-        trace.fix(x, INDEX)
-    return still(node.meta["val"][1].shape)
 
 
 for _dims in (1, 2, 3):
@@ -135,7 +126,7 @@ def extreme(trace: Trace, node: Node, x: Any, other: Any = None, *args: Any, **k
 
 def _places_of(trace: Trace, node: Node, x: Label, dim: int) -> Label:
     """Places along a dimension; where units lie along it, nobody may read them."""
-    return _hidden(trace, node, x) if varies(x.unit, dim) else still(node.meta["val"][1].shape)
+    return found(trace, node, x, dim) if varies(x.unit, dim) else still(node.meta["val"][1].shape)
 
 
 @rule("topk", "sort", "kthvalue", "median", "cummax", "cummin", "mode")
@@ -161,7 +152,7 @@ def place(trace: Trace, node: Node, x: Any, dim: Any = None, *args: Any, **kwarg
     """Which place is the largest: it stays so under a positive factor, if no units lie there."""
     x = homogeneous(trace, node, x)
     if dim is None or varies(x.unit, dim):
-        trace.freeze("unit", x.unit, INDEX)
+        return found(trace, node, x, dim)
     dims = _every(dim, x)
     one = trace.along(x, dims)
     rest = one if operation(node) == "argsort" else one.map(lambda ids: ids.reshape(shape_of(node)))
@@ -179,15 +170,6 @@ def running(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Labe
     if operation(node) not in ("cumsum", "cumsum_", "diff"):
         x = elementwise(trace, node, x)
     return trace.along(x, [dim]).expand(shape_of(node))
-
-
-def over(trace: Trace, units: Tensor, dims: Sequence[int]) -> Tensor:
-    """Units of what a symmetric function over some dimensions gives; they are kept with size 1."""
-    dims = [d % units.dim() for d in dims]
-    front = [d for d in range(units.dim()) if d not in dims]
-    rows = units.permute(*front, *dims).reshape(prod(units.shape[d] for d in front), -1)
-    kept = [1 if d in dims else size for d, size in enumerate(units.shape)]
-    return trace.around(rows).reshape(kept)
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")

@@ -8,6 +8,7 @@ themselves. What a rule does not cover it refuses with an `UnsupportedError` tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -15,7 +16,19 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import ALONE, CONSTANT, FACTORS, INPUT, PLACES, Label, Trace, Weight, still, varies
+from .._labels import (
+    ALONE,
+    CONSTANT,
+    FACTORS,
+    INPUT,
+    OUTER,
+    PLACES,
+    Label,
+    Trace,
+    Weight,
+    still,
+    varies,
+)
 
 Rule = Callable[..., Any]
 RULES: dict[Any, Rule] = {}
@@ -99,6 +112,15 @@ def is_infinite(x: Any) -> bool:
     return bool(torch.as_tensor(x).double().isinf().all())
 
 
+def over(trace: Trace, units: Tensor, dims: Sequence[int]) -> Tensor:
+    """Units of what a symmetric function over some dimensions gives; they are kept with size 1."""
+    dims = [d % units.dim() for d in dims]
+    front = [d for d in range(units.dim()) if d not in dims]
+    rows = units.permute(*front, *dims).reshape(prod(units.shape[d] for d in front), -1)
+    kept = [1 if d in dims else size for d, size in enumerate(units.shape)]
+    return trace.around(rows).reshape(kept)
+
+
 def meet(trace: Trace, x: Label, y: Label, shape: torch.Size) -> Tensor:
     """Tie the units of two activations that meet; a broadcast operand is around what it meets."""
     trace.use(x)
@@ -124,7 +146,7 @@ def _surround(trace: Trace, one: Tensor, other: Tensor, dims: Sequence[int]) -> 
     rows = rows.reshape(-1, rows.shape[-1])
     holder = one.permute(*front, *dims).flatten(len(front))[..., 0].reshape(-1)
     if (rows == rows[:1]).all():  # one set: its units move as they like, what is around it stays
-        trace.freeze("unit", holder, ALONE)
+        trace.freeze("unit", holder, ALONE if (holder == holder[:1]).all() else OUTER)
         return
     around = trace.around(rows)
     trace.tie("unit", around[holder != 0], holder[holder != 0])

@@ -1,0 +1,92 @@
+"""Places that were found among units, and what goes there: a top-k mask, say.
+
+Who reads the places reads the order of the units, which then stay; but not a gather or a scatter
+along the same dimension, which leads back to the units themselves.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from ..._network import UnsupportedError
+from .._labels import FACTORS, INDEX, Label, Trace, still, varies
+from ._moves import select
+from ._table import activation, is_one_number, is_zero, operation, over, rule, shape_of
+
+
+def found(trace: Trace, node: Node, x: Label, dim: int | None = None) -> Label:
+    """Places where something was found in `x`, along a dimension."""
+    several = isinstance(node.meta["val"], (list, tuple))  # what was found, and where
+    places = [user for user in node.users if user.args[1] == 1] if several else [node]
+    readers = [(place, user) for place in places for user in place.users]
+    if dim is not None and all(_leads_back(*pair, dim) for pair in readers):
+        trace.along(x, [dim], FACTORS)  # what is compared has one factor
+        trace.searched[node] = x
+    elif readers:
+        _stays(trace, x)
+    return still((node.meta["val"][1] if several else node.meta["val"]).shape)
+
+
+def _leads_back(places: Node, reader: Node, dim: int) -> bool:
+    """Whether all that an operation does with places is to go there."""
+    if operation(reader).rstrip("_") not in ("gather", "scatter"):
+        return False
+    _, along, *rest = reader.args
+    rank = places.meta["val"].dim()
+    return rest[0] is places and along % rank == dim % rank and places not in rest[1:]
+
+
+def _stays(trace: Trace, x: Label) -> None:
+    trace.freeze("unit", x.unit, INDEX)
+    trace.fix(x, INDEX)
+
+
+def _searched(trace: Trace, node: Node) -> Label | None:
+    """What the places of a gather or a scatter were found in, if that is known."""
+    places = node.args[2]
+    assert isinstance(places, Node)
+    return trace.searched.get(places.args[0] if places.target is operator.getitem else places)
+
+
+@rule("gather")
+def gather(trace: Trace, node: Node, x: Any, dim: int, where: Any, **kwargs: Any) -> Label:
+    """Numbers at places; where these were found among the same units, a number of each set."""
+    searched = _searched(trace, node) if isinstance(where, Label) else None
+    if searched is None:
+        return select(trace, node, x, dim, where)
+    x = activation(trace, x)
+    if searched.shape != x.shape:
+        _stays(trace, searched)
+        return select(trace, node, x, dim, where)
+    trace.use(x)
+    trace.tie("unit", searched.unit, x.unit)
+    one = trace.along(x, [dim], FACTORS)._replace(unit=over(trace, x.unit, [dim]))
+    return one.expand(shape_of(node))
+
+
+@rule("scatter")
+def scatter(
+    trace: Trace, node: Node, x: Any, dim: int, where: Any, source: Any, **kwargs: Any
+) -> Label:
+    """Numbers at places; where these were found among units, the numbers are those units'."""
+    searched = _searched(trace, node) if isinstance(where, Label) else None
+    numbers = source if isinstance(source, Label) else still(shape_of(node))
+    base = isinstance(x, Tensor) and is_one_number(x)
+    known = base and not kwargs and not isinstance(source, Tensor) and not varies(numbers.unit, dim)
+    if searched is not None and searched.shape == shape_of(node) and known:
+        trace.use(searched)
+        one = trace.along(numbers, [dim], FACTORS)
+        trace.tie("unit", over(trace, searched.unit, [dim]), one.unit.narrow(dim, 0, 1))
+        if not is_zero(x):
+            trace.fix(one, "scatter")
+            one = still(one.shape)
+        return one.expand(shape_of(node))._replace(unit=searched.unit, numbers=None)
+    if searched is not None:
+        _stays(trace, searched)
+    if not all(z.still for z in (x, where, source) if isinstance(z, Label)):
+        raise UnsupportedError("numbers at places that other numbers choose")
+    return still(shape_of(node))
