@@ -616,6 +616,67 @@ def test_pairs_that_a_complex_number_turns_move_together():
     assert toroid.same_function(model, state, moved, x)
 
 
+def heads(x):
+    return x.unflatten(-1, (4, 6)).transpose(1, 2)
+
+
+def test_heads_that_turn_by_the_same_angles_are_exchanged_as_wholes():
+    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.3, 0.1])
+    cosine, sine = (torch.cat([f(angles)] * 2, -1).double() for f in (torch.cos, torch.sin))
+
+    def turned(x):
+        a, b = x.chunk(2, -1)
+        return x * cosine + torch.cat([-b, a], -1) * sine
+
+    def forward(m, x):
+        q, k, v = (heads(f(x)) for f in (m.q, m.k, m.v))
+        return m.o(
+            F.scaled_dot_product_attention(turned(q), turned(k), v).transpose(1, 2).flatten(2)
+        )
+
+    layers = {name: nn.Linear(24, 24) for name in "qkv"}
+    model = Apply(lambda m, x: forward(m, x).mean(1), o=nn.Linear(24, 3), **layers).double()
+    x = torch.randn(2, 5, 24, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, x)
+    assert [(g.name, g.size) for g in symmetry.groups if g.whole] == [("q", 4)]
+    assert [(s.axis.module, s.size) for s in symmetry.stays] == [("q", 24)]
+    state = random_state(model, 0)
+    permutations, factors = random_element(symmetry, 1)
+    permutations["q"] = torch.tensor([2, 0, 3, 1])
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, moved, x)
+    ends = [toroid.normalize(end, symmetry) for end in (state, moved)]
+    found = toroid.align(ends[1], ends[0], symmetry)
+    assert toroid.distance(found.state, ends[0], symmetry) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:1 hidden units stay:UserWarning")
+def test_units_for_which_a_constant_has_the_same_numbers_are_alike():
+    slopes = torch.tensor([1.0, 2.0, 2.0, 1.0, 3.0, 2.0])
+    model = Apply(lambda m, x: m.b(m.a(x).relu() * slopes), a=nn.Linear(5, 6), b=nn.Linear(6, 3))
+    symmetry = toroid.find_symmetries(model, X)
+    assert [g.axes[0].index for g in symmetry.groups] == [((0,), (3,)), ((1,), (2,), (5,))]
+    (stay,) = symmetry.stays
+    assert (stay.axis.index, stay.why) == (((4,),), "a constant with a number for each unit")
+
+
+def test_heads_with_a_slope_of_their_own_stay():
+    places = torch.arange(5)[:, None] - torch.arange(5.0)
+    slopes = torch.tensor([1.0, 2.0, 1.0, 0.5])
+
+    def forward(m, x):
+        q, k, v = (heads(f(x)) for f in (m.q, m.k, m.v))
+        bias = (slopes[:, None, None] * places).double()
+        y = (q @ k.mT + bias).softmax(-1) @ v
+        return m.o(y.transpose(1, 2).flatten(2)).mean(1)
+
+    layers = {name: nn.Linear(24, 24) for name in "qkv"}
+    model = Apply(forward, o=nn.Linear(24, 3), **layers).double()
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 5, 24, dtype=torch.float64))
+    (whole,) = (g for g in symmetry.groups if g.whole)
+    assert whole.axes[0].index == (tuple(range(6)), tuple(range(12, 18)))
+
+
 def test_complex_weights_are_refused_or_named():
     model = Apply(lambda m, x: m.b((x.to(m.a.dtype) @ m.a).abs()), b=nn.Linear(4, 2))
     model.a = nn.Parameter(torch.randn(5, 4, dtype=torch.complex64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ._components import Components
 from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
-from ._labels import CLASSES, FROZEN, KINDS, OUTPUT, UNREAD, WORDS, Slot, Trace
+from ._labels import CLASSES, FROZEN, IN_SETS, KINDS, OUTPUT, UNREAD, WORDS, Slot, Trace
 from ._turns import Turns
 
 
@@ -25,7 +25,8 @@ def assemble(trace: Trace) -> Symmetry:
     _join_single(trace)
     unit, scale, sign = (Components(trace, kind) for kind in KINDS)
     builder = _Builder(list(trace.slots.values()), unit, scale, sign)
-    found = _signatures(trace, builder)
+    colours = _colours(trace, unit)
+    found = _signatures(trace, builder, colours)
     parts = _parts(trace, unit)
     around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
     for whole, inside in parts.items():
@@ -34,12 +35,13 @@ def assemble(trace: Trace) -> Symmetry:
     # Units in the same places are alike, but not those inside different sets: one could take the
     # other's place only along with its whole set.
     alone = {u: places for u, places in found.items() if u not in parts}
-    sets = _sets(parts, around, found, unit)
+    sets = _sets(parts, around, found, unit, colours)
     builder.order = {u: i for members in sets for inside in members for i, u in enumerate(inside)}
     made = [
         builder.group([[u] for u in units], places)
         for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
+    made = _several_alike(trace, made, unit, colours, builder.order)
     made += [
         builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
         for members in sets
@@ -48,7 +50,7 @@ def assemble(trace: Trace) -> Symmetry:
     turned = Turns(trace, scale, sign)
     named = _named([turned(group) for group, _ in made])
     groups = _with_parts(named, [units for _, units in made])
-    grouped = {u for _, units in made for unit in units for u in unit}
+    grouped = {u for _, units in made for unit in units for u in unit} - unit.reasons.keys()
     return Symmetry(
         groups,
         builder.output(),
@@ -56,6 +58,40 @@ def assemble(trace: Trace) -> Symmetry:
         _stays(trace, builder, grouped),
         gains(trace, sign),
     )
+
+
+def _colours(trace: Trace, unit: Components) -> dict[int, list[Place]]:
+    """What constants say of units: (2, constant, its numbers), for each that they meet.
+
+    A unit that meets different numbers of one constant stays.
+    """
+    found: dict[int, list[Place]] = defaultdict(list)
+    for number, (units, colours, why) in enumerate(trace.coloured):
+        pairs = np.unique(np.stack([unit.of[units.numpy()], colours.numpy()]), axis=1)
+        for component, colour in pairs.T.tolist():
+            found[component].append((2, number, colour))
+        components, counts = np.unique(pairs[0], return_counts=True)
+        unit.freeze(components[counts > 1].tolist(), why)
+    return found
+
+
+def _several_alike(
+    trace: Trace, made: list[tuple[Group, Units]], unit: Components,
+    colours: dict[int, list[Place]], within: Mapping[int, int],
+) -> list[tuple[Group, Units]]:  # fmt: skip
+    """The groups but for single units that a constant tells from all others: these stay.
+
+    They are not lost where sets are exchanged that they are `within`.
+    """
+    kept = []
+    for group, units in made:
+        first = units[0][0]
+        if len(units) > 1 or first not in colours:
+            kept.append((group, units))
+        else:
+            why = trace.coloured[colours[first][0][1]][2]
+            unit.freeze([first], IN_SETS if first in within else why)
+    return kept
 
 
 def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ...]:
@@ -135,7 +171,8 @@ def _place(group: Group) -> tuple[int, int, bool]:
 
 
 Place = tuple[Any, ...]
-Places = tuple[Place, ...]  # of a unit: (0, slot, what is frozen, how often) or (1, use)
+# of a unit: (0, slot, what is frozen, how often), (1, use) or (2, constant, its numbers)
+Places = tuple[Place, ...]
 Units = list[list[int]]  # of a group: for each unit the components that move together
 
 
@@ -186,6 +223,7 @@ def _sets(
     around: dict[int, set[int]],
     found: dict[int, Places],
     unit: Components,
+    colours: Mapping[int, list[Place]],
 ) -> list[Units]:
     """Sets that can be exchanged as wholes: for each kind, the units of every set in one order.
 
@@ -213,12 +251,19 @@ def _sets(
             (u for u in everything if u in found), key=lambda u: (found[u], others.get(u, ()))
         )
         if members:
-            kinds[tuple((found[u], others.get(u, ())) for u in members)].append(members)
+            seen = sorted(place for whole in wholes for place in colours.get(whole, ()))
+            kind = tuple((found[u], others.get(u, ())) for u in members)
+            kinds[kind, tuple(seen)].append(members)
     return [sets for sets in kinds.values() if len(sets) > 1]
 
 
-def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
-    """For every unit that can move, where it occurs: slots (how often, what is frozen), uses."""
+def _signatures(
+    trace: Trace, builder: _Builder, colours: Mapping[int, list[Place]]
+) -> dict[int, Places]:
+    """For every unit that can move, where it occurs: slots (how often, what is frozen), uses.
+
+    And which numbers of constants it meets.
+    """
     unit, scale, sign = builder.unit, builder.scale, builder.sign
     found: dict[int, list[Place]] = defaultdict(list)
     for number, slot in enumerate(builder.slots):
@@ -232,7 +277,7 @@ def _signatures(trace: Trace, builder: _Builder) -> dict[int, Places]:
         for component in np.unique(unit.of[use.numpy()]).tolist():
             found[component].append((1, number))
     return {
-        component: tuple(places)
+        component: (*places, *colours.get(component, ()))
         for component, places in found.items()
         if component not in unit.reasons and places[0][0] == 0
     }

@@ -136,7 +136,8 @@ def _precision(module: GraphModule) -> torch.dtype:
     for node in module.graph.nodes:
         if node.op == "placeholder" or not computed.isdisjoint(node.all_input_nodes):
             computed.add(node)
-            for x in (*node.args, *node.kwargs.values()):
+            checked = node.target is torch.ops.aten._assert_tensor_metadata.default  # no cast
+            for x in () if checked else (*node.args, *node.kwargs.values()):
                 if isinstance(x, torch.dtype) and x.is_floating_point:
                     lowest = max(lowest, x, key=_epsilon)
     for _, inner in module.named_children():

@@ -67,6 +67,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -83,8 +84,9 @@ INPUT, CLASSES, WORDS = "the input", "classes", "words"
 INDEX, CHOSEN = "an index", "chosen by an index"
 ALONE, PLACES = "meets all units of a layer", "a constant that differs from place to place"
 OUTER = "an outer product: each meets all units of a layer"
+IN_SETS = "a constant has other numbers for each unit of a set, which moves as one"
 UNREAD = "not read for the example"
-OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, UNREAD)
+OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, IN_SETS, UNREAD)
 CONSTANT = "a constant with a number for each unit"
 
 ACROSS = "a layer across places, which units pass"
@@ -265,6 +267,9 @@ class Trace:
     )  # node that finds places -> the units among which it does
     met: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # scales summed over in products
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
+    coloured: list[tuple[Tensor, Tensor, str]] = field(
+        default_factory=list
+    )  # units, which of a constant's numbers each meets, and what to say of them
     refused: list[str] = field(default_factory=list)
     untouchable: dict[str, str] = field(
         default_factory=dict
@@ -383,6 +388,21 @@ class Trace:
         key = next(k for k in self.slots if k[0] == weight.name)
         self.gains.append(Gain(key, sign.flatten(), behind.flatten()))
         return behind
+
+    def colour(self, units: Tensor, numbers: Tensor, reason: str) -> None:
+        """Units are alike only where the constant that they meet has the same numbers for them."""
+        moving = [d for d in range(units.dim()) if varies(units, d)]
+        rest = [d for d in range(units.dim()) if d not in moving]
+        for d in range(units.dim()):
+            numbers = numbers if varies(numbers, d) else numbers.narrow(d, 0, 1)
+        rows = numbers.permute(*moving, *rest).flatten(len(moving))  # (moving…, places)
+        flat = rows.reshape(-1, rows.shape[-1] if rest else 1).numpy()
+        colours = np.unique(flat, axis=0, return_inverse=True)[1].reshape(rows.shape[: len(moving)])
+        for d in rest:
+            units = units.narrow(d, 0, 1)
+        units = units.permute(*moving, *rest).flatten(len(moving))[..., 0]
+        met = torch.from_numpy(colours).expand(units.shape)
+        self.coloured.append((units.flatten(), met.flatten(), reason))
 
     def use(self, *labels: Label) -> None:
         """An operation that computes sees these units: it is part of what they are."""

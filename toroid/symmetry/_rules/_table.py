@@ -154,13 +154,13 @@ def _surround(trace: Trace, one: Tensor, other: Tensor, dims: Sequence[int]) -> 
 
 
 def meets_constant(trace: Trace, x: Label, y: Any) -> None:
-    """A constant tensor must be the same for all units that it meets, or they stay."""
+    """Units that meet different numbers of a constant tensor are not alike."""
     if isinstance(y, Tensor) and y.dim() and not x.still:
         shape = torch.broadcast_shapes(x.shape, y.shape)
         a, b = x.unit.expand(shape), y.expand(shape)
         moving, differs = ({d for d in range(len(shape)) if varies(z, d)} for z in (a, b))
         if moving & differs:  # by units alone, it could have been a buffer that moves with them
-            trace.freeze("unit", a, PLACES if differs - moving else CONSTANT)
+            trace.colour(a, b, PLACES if differs - moving else CONSTANT)
 
 
 def product(trace: Trace, x: Label, y: Label, shape: torch.Size, apart: bool = False) -> Label:
