@@ -137,6 +137,9 @@ MALFORMED = {
     "beyond integers": (b"epochs: 1" + b"0" * 5000 + b"\n", "epochs"),
     "out of range": (b"width: 100\n", "width is 100.0; it can be 0.02 to 8"),
     "one for a list": (b"seeds: 0\n", "seeds takes a list[int] with at least one entry, got 0"),
+    "octal": (b"epochs: 010\n", "epochs is 010, which YAML reads as 8; write 8"),
+    "sexagesimal": (b"epochs: 1:30\n", "epochs is 1:30, which YAML reads as 90; write 90"),
+    "octal in a list": (b"seeds: [0, 0_7]\n", "seeds is 0_7, which YAML reads as 7; write 7"),
     "no entry": (b"seeds: []\n", "seeds takes a list[int] with at least one entry, got []"),
     "entry twice": (b"seeds: [0, 1, 0]\n", "seeds has 0 twice"),
     "no choice": (b"arch: vgg61\n", "Did you mean 'vgg16'?"),
@@ -270,6 +273,21 @@ def test_a_sweep_is_checked_at_every_place(clone):
     words = ["sweep", "bend", "-p", "dataset=digits,hidden-manifold", "-p", "arch=mlp,lenet"]
     refused(invoke(*words), "lenet of width 0.5 cannot be trained")
     assert contents(clone.parent) == before
+
+
+def test_a_notebook_that_is_empty_is_named(clone):
+    (clone / "book" / "bend.ipynb").write_bytes(b"")
+    refused(invoke("list"), "bend.ipynb is no notebook", "restore it from git")
+
+
+@pytest.mark.parametrize("words", [("store", "list"), ("store", "verify"), ("store", "prune")])
+def test_a_store_in_no_home_folder_is_refused(words):
+    refused(invoke(*words, "--folder", "~nobody-of-that-name/x"), "no known home folder")
+
+
+def test_data_in_no_home_folder_are_refused(clone, monkeypatch):
+    monkeypatch.setenv("TOROID_DATA", "~nobody-of-that-name/x")
+    refused(invoke("run", "bend", "-p", "dataset=mnist"), "no known home folder")
 
 
 @pytest.mark.parametrize("page", [p for p in parameters.names() if p != "cluster"])

@@ -253,6 +253,32 @@ def doubles():
         torch.set_default_dtype(torch.float32)
 
 
+class Noisy(torch.utils.data.Dataset):
+    """Examples with noise from torch's generator, as augmentation draws it."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, i):
+        time.sleep(1e-4)  # another thread has its turn
+        return torch.full((4,), float(i)) + torch.rand(4), i % 3
+
+
+def test_loaders_that_shuffle_give_the_same_in_threads():
+    model = nn.Linear(4, 3)
+    before = torch.get_rng_state()
+
+    def trained(seed):
+        loader = torch.utils.data.DataLoader(Noisy(), batch_size=4, shuffle=True)
+        found = training.sgd(model, loader, epochs=2, lr=1e-3, generator=generator(seed))
+        return found.state["weight"]
+
+    alone = [trained(seed) for seed in range(4)]
+    beside = together(*(lambda seed=seed: trained(seed) for seed in range(4)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("algorithm", training.SETTINGS)
 def test_torchs_default_precision_changes_nothing(algorithm):
     settings = {"epochs": 1, "batch_size": 50, "augment": True}

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import toroid
 from networks import gap
+from PIL import Image
+from test_data import write_class_folders
 from toroid import minimizers, training
 from toroid.minimizers import Minimizer, Store, _batch, _store, train_all
 
@@ -397,3 +399,17 @@ def test_seeds_trained_as_one_network_are_those_trained_alone(tmp_path, monkeypa
         assert a.record["train_error"] == pytest.approx(b.record["train_error"], abs=0.01)
     assert stores[1].verify() == {}
     assert not list((stores[1].folder / "unfinished").glob("*"))
+
+
+def test_a_folder_of_other_images_than_a_minimizer_was_trained_on_is_told(tmp_path):
+    write_class_folders(tmp_path / "data")
+    store, shown = Store(tmp_path / "store"), tmp_path / "data"
+    minimizer = Minimizer(str(shown), width=0.05, settings={"epochs": 1, "batch_size": 2})
+    (first,) = train_all([minimizer], store, progress=False)
+    assert train_all([minimizer], store, progress=False)[0].record == first.record
+    image = next((shown / "train").rglob("*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    with pytest.raises(ValueError, match=r"trained on other images of .*data than are there now"):
+        train_all([minimizer], store, progress=False)
+    shown.rename(tmp_path / "elsewhere")  # nothing to compare with
+    assert train_all([minimizer], store, progress=False)[0].record == first.record

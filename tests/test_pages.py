@@ -421,6 +421,20 @@ def test_the_precision_of_a_network_is_the_lowest_that_its_numbers_are_cast_to()
         assert measures.precision(model, model.state_dict(), (x,)) == wanted
 
 
+def test_the_precision_is_that_of_its_numbers_and_not_of_buffers_that_are_not_saved():
+    class Placed(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.register_buffer("places", torch.rand(3), persistent=False)
+
+        def forward(self, x):
+            return super().forward(x) + super().forward(self.places)
+
+    model = Placed()
+    state = {k: v.double() for k, v in model.state_dict().items()}
+    assert measures.precision(model, state, torch.zeros(1, 3).double()) == torch.float64
+
+
 def test_a_tensor_of_two_names_is_drawn_once():
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
     model[2].weight = model[0].weight

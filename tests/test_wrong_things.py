@@ -137,6 +137,32 @@ OTHERS = {
     "labels of NumPy in a batch": (
         lambda: toroid.evaluate(A, MODEL, [(X, np.asarray(Y))]), "targets are a ndarray",
     ),
+    "a place that is no number": (lambda: toroid.Linear(A, B)(float("nan")), "t is nan"),
+    "a place on the torus that is none": (
+        lambda: toroid.geodesic(A, B, float("inf"), SYMMETRY), "t is inf",
+    ),
+    "an infinite radius": (
+        lambda: toroid.sharpness(A, MODEL, DATA, radius=float("inf")), "radius is inf",
+    ),
+    "a batch of no example to train on": (
+        lambda: toroid.training.sgd(
+            MODEL, [(X, Y), (X[:0], Y[:0])], epochs=1, generator=torch.Generator()
+        ),
+        "a batch of the data has no example",
+    ),
+    "a symmetry of another file": (
+        lambda: toroid.Symmetry.from_json("{}"), "not what Symmetry.to_json wrote",
+    ),
+    "a symmetry that is a list": (
+        lambda: toroid.Symmetry.from_json("[1]"), "not what Symmetry.to_json wrote",
+    ),
+    "no data set": (lambda: toroid.minimizers.Minimizer(dataset=""), "dataset is ''"),
+    "a flight without end": (
+        lambda: toroid.shallow.billiard(
+            X.double(), X[:1].double(), generator=torch.Generator(), length=float("inf")
+        ),
+        "length is inf",
+    ),
     "no symmetry": (lambda: toroid.normalize(A, MODEL), "what find_symmetries returns"),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from ._random import seed
+from ._random import lent, seed
 from .data import Dataset
 from .tasks import Task
 
@@ -169,23 +169,24 @@ def _generators(data: Data) -> list[torch.Generator]:
 
 
 def _seeded(data: Data, start: int) -> Iterator[Any]:
-    """Walk a loader as if torch's generator had just been seeded; the caller's is not moved."""
+    """Walk a loader as if torch's generator had just been seeded; the caller's is not moved.
+
+    One thread waits for the other; what the caller's own threads draw meanwhile is not ours.
+    """
     if not isinstance(data, DataLoader):
         yield from data
         return
     own = _generators(data)
     before = [g.get_state() for g in own]
-    state, walk, end = torch.Generator().manual_seed(start).get_state(), None, object()
+    drawing, walk, end = torch.Generator().manual_seed(start), None, object()
     try:
         for g in own:
             g.manual_seed(start)
         while True:
             # what a data set keeps of this must be of use in a training later
-            with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                torch.set_rng_state(state)
+            with lent(drawing), torch.inference_mode(False):
                 walk = iter(data) if walk is None else walk
                 batch = next(walk, end)
-                state = torch.get_rng_state()
             if batch is end:
                 return
             yield batch

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_LENDING = threading.Lock()
+_LENDING = threading.RLock()  # what is drawn may itself draw with a generator
 
 
 class Drawing(TorchDispatchMode):
@@ -55,7 +55,7 @@ class Drawing(TorchDispatchMode):
         generator = self._on(device)
         if any(argument.name == "generator" for argument in operation._schema.arguments):
             return operation(*args, **{**kwargs, "generator": generator})
-        with _lent(generator):
+        with lent(generator):
             return operation(*args, **kwargs)
 
     def _on(self, device: torch.device) -> torch.Generator:
@@ -74,7 +74,7 @@ def _device(args: Any, kwargs: Any) -> torch.device:
 
 
 @contextmanager
-def _lent(generator: torch.Generator) -> Iterator[None]:
+def lent(generator: torch.Generator) -> Iterator[None]:
     """The global generator of a device in the state of this one, which moves on."""
     index = generator.device.index or 0
     common = (

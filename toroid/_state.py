@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 import os
 from collections.abc import Mapping, Set
@@ -195,6 +196,13 @@ def check_whole(name: str, value: object, least: int | None = None) -> int:
     if least is not None and number < least:
         raise ValueError(f"{name} is {number}; it must be {'positive' if least else '0 or more'}")
     return number
+
+
+def check_number(name: str, value: float, *, positive: bool = False) -> float:
+    """A number that is finite, and above 0 where it must be."""
+    if not math.isfinite(value) or (positive and value <= 0):
+        raise ValueError(f"{name} is {value}; it must be {'positive and ' * positive}finite")
+    return value
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

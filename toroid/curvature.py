@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ._batches import Batch, Batches, Data, beside
 from ._network import ALONE, Kept, UnsupportedError, cast, run, structure
-from ._state import State, check_model, check_whole, later_names
+from ._state import State, check_model, check_number, check_whole, later_names
 from .tasks import Task, checked_task, classification, take
 
 __all__ = ["Hessian", "Spectrum", "fisher_rao", "hessian", "sharpness", "spectrum"]
@@ -424,8 +424,7 @@ def sharpness(
         >>> sharpness(model.state_dict(), model, train) > 0
         True
     """
-    if not radius > 0:
-        raise ValueError(f"radius is {radius}; it must be positive")
+    check_number("radius", radius, positive=True)
     loss = _Loss(state, model, data, task, factor, batch_size)
     sizes = {k: v.abs() if adaptive else torch.ones_like(v) for k, v in loss.weights.items()}
     slope = {k: sizes[k] * v for k, v in loss.gradient().items()}

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._state import State, check_binary, check_finite, check_pair, check_whole
+from ._state import State, check_binary, check_finite, check_number, check_pair, check_whole
 from .symmetry import Symmetry
 from .torus import Torus
 
@@ -50,6 +50,7 @@ class Linear:
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
+        check_number("t", t)
         return {
             k: torch.lerp(v, self.b[k], t) if v.is_floating_point() else v
             for k, v in self.a.items()
@@ -98,7 +99,7 @@ class Geodesic:
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        return self._torus.geodesic(self.a, self.b, t, self.angles)
+        return self._torus.geodesic(self.a, self.b, check_number("t", t), self.angles)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Ray:
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        return moved(self.a, [(t, self.v)], self._torus)
+        return moved(self.a, [(check_number("t", t), self.v)], self._torus)
 
 
 def moved(a: State, steps: Sequence[tuple[float, State]], torus: Torus | None) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice, check_finite, check_pair
+from ._state import State, check_choice, check_finite, check_number, check_pair
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
 from .symmetry._groups import check_state, lengths, widened
@@ -441,7 +441,7 @@ def geodesic(
         0.5
     """
     torus = Torus.at_edge(symmetry, bias, a, b)
-    return torus.geodesic(a, b, t, torus.shortest(a, b))
+    return torus.geodesic(a, b, check_number("t", t), torus.shortest(a, b))
 
 
 def _sine_ratio(theta: Tensor, t: float) -> Tensor:

@@ -61,7 +61,10 @@ class _Folder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("it is empty; give a folder, or leave it out", param, ctx)
-        return super().convert(value, param, ctx)
+        try:
+            return super().convert(str(relations.expanded(value)), param, ctx)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _title(ctx: click.Context, param: click.Parameter, title: str | None) -> str | None:
@@ -160,9 +163,9 @@ def run(
 
 def _checked(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """What does not go together is found here, not minutes later; folders are the caller's."""
-    os.environ["TOROID_DATA"] = str(Path(os.environ.get("TOROID_DATA") or "data").resolve())
     complete = parameters.check_together(name, values)
     try:
+        os.environ["TOROID_DATA"] = str(relations.expanded(os.environ.get("TOROID_DATA") or "data"))
         relations.check_data(complete)
         return _from_here(values)
     except ValueError as error:

@@ -15,7 +15,7 @@ from .._network import Outputs
 from .._state import State, first_names
 from ..data import Dataset
 from ..paths import Path
-from ..symmetry import Scale, Symmetry, flip, permute
+from ..symmetry import Scale, Symmetry, flip, permute, same_function
 
 __all__ = [
     "apart", "found_again", "gap", "loss", "moved", "norm", "outputs", "outside",
@@ -281,7 +281,7 @@ def precision(model: nn.Module, state: State, example: Any) -> torch.dtype:
         torch.float64
     """
     with _Casts() as casts:  # type: ignore[no-untyped-call]
-        functional_call(model.eval(), dict(state), example)
+        same_function(model, state, state, example)
     return casts.lowest
 
 

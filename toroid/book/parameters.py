@@ -166,7 +166,11 @@ def path_of(name: str) -> Path:
 
 def read(name: str) -> dict[str, Any]:
     """A notebook as it is stored."""
-    return json.loads(path_of(name).read_text(encoding="utf-8"))
+    path = path_of(name)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ParameterError(f"{path} is no notebook ({error}); restore it from git") from error
 
 
 def source(cell: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 __all__ = ["mapping"]
 
 _FORM = "write one NAME: VALUE in each line"
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")  # and not YAML's octal or sexagesimal numbers
 _KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "str")}
 
 
@@ -70,13 +72,19 @@ def _value(loader: Any, node: Any, where: str) -> Any:
     import yaml
 
     nested = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
-    for entry in node.value if nested else [node]:
+    entries = node.value if nested else [node]
+    for entry in entries:
         if not isinstance(entry, yaml.ScalarNode) or entry.tag not in _KINDS:
             raise ValueError(
                 f"{where} is of the kind {entry.tag.rpartition(':')[2]}; it takes a number, a "
                 "word, true or false, or a list of them"
             )
     try:
-        return loader.construct_object(node, deep=True)
+        found = loader.construct_object(node, deep=True)
     except (ValueError, KeyError) as error:  # what a tag in the file promises is not there
         raise ValueError(f"{where} cannot be read; write a plain number or word") from error
+    for entry in entries:
+        if entry.tag.endswith(":int") and not _WHOLE.fullmatch(entry.value):
+            read = loader.construct_object(entry)
+            raise ValueError(f"{where} is {entry.value}, which YAML reads as {read}; write {read}")
+    return found

@@ -341,7 +341,13 @@ def _cluster(where: str) -> Any:
 
     if where == "local":
         return LocalCluster(threads_per_worker=1, dashboard_address=None)
-    told = yaml.safe_load(Path(where).read_text(encoding="utf-8"))
+    try:
+        told = yaml.safe_load(Path(where).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = str(error).splitlines()[0]
+        raise ParameterError(
+            f"--cluster is {where!r}, not 'local' and no YAML file that can be read ({why})"
+        ) from error
     if not isinstance(told, dict) or not {"class", "jobs"} <= told.keys():
         raise ParameterError(f"{where} takes a mapping with 'class' (SLURMCluster) and 'jobs' (8)")
     made = getattr(dask_jobqueue, str(told.pop("class")), None)

@@ -11,9 +11,9 @@ from pathlib import Path
 import joblib
 from tqdm.auto import tqdm
 
-from .. import training
+from .. import data, training
 from .._files import DamagedError
-from ._description import Minimizer, Stored, best_device, train_together
+from ._description import Minimizer, Stored, best_device, digest_of, train_together
 from ._store import Store
 from ._worker import end_with_parent
 
@@ -48,6 +48,10 @@ def train_all(
     Returns:
         One `Stored` for each description, in their order.
 
+    Raises:
+        ValueError: If a folder of images has others now than those that a minimizer of the store
+            was trained on.
+
     Warns:
         UserWarning: If a damaged minimizer was set aside.
 
@@ -60,6 +64,7 @@ def train_all(
     """
     store, minimizers = store or Store(), list(minimizers)
     missing = {m.key: m for m in minimizers if not _sound(store, m)}
+    _check_images(store, [m for m in minimizers if m.key not in missing])
     inside = (
         progress and joblib.effective_n_jobs(n_jobs) == 1
     )  # bars of several processes would overwrite each other
@@ -85,6 +90,24 @@ def _sound(store: Store, minimizer: Minimizer) -> bool:
         warnings.warn(f"{error}; it was set aside and is trained again", stacklevel=3)
         return False
     return True
+
+
+def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
+    """A folder that is here has the images that its minimizers were trained on."""
+    now: dict[tuple[str, int | None], str] = {}
+    for minimizer in minimizers:
+        name, subset = minimizer.dataset, minimizer.subset
+        if name in data.DATASETS or not Path(name).expanduser().is_dir():
+            continue
+        before = store.get(minimizer).record.get("images")
+        if before and (name, subset) not in now:
+            now[name, subset] = digest_of(minimizer.load()[0])
+        if before and before != now[name, subset]:
+            raise ValueError(
+                f"minimizer {minimizer.key[:12]} of {store.folder} was trained on other images of "
+                f"{name} than are there now. Give the changed folder another name, or remove the "
+                f"files {minimizer.key[:12]}... from the store, to train it again"
+            )
 
 
 def _teams(minimizers: Iterable[Minimizer]) -> list[list[Minimizer]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import data, models, training
 from .._random import Drawing, redraw
-from .._state import check_choice, check_whole
+from .._state import check_choice, check_whole, digest
 from ..evaluation import evaluate
 
 
@@ -31,6 +31,7 @@ class Stored:
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
             is not what was asked for, or is empty), history, seconds (of the last
             start, if it was cut off before; a share of them if several were trained as one),
+            a digest of the training images,
             device, threads (other numbers of them round otherwise), torch's default precision
             (on which nothing depends), versions.
     """
@@ -89,7 +90,8 @@ class Minimizer:
     def __post_init__(self) -> None:
         check_choice("architecture", self.architecture, tuple(models.ARCHITECTURES))
         check_choice("algorithm", self.algorithm, tuple(ALGORITHMS))
-        if Path(self.dataset).name == self.dataset and not Path(self.dataset).is_dir():
+        folder = self.dataset and Path(self.dataset).is_dir()
+        if Path(self.dataset).name == self.dataset and not folder:
             check_choice("dataset", self.dataset, data.DATASETS)
         if not 0 < self.width < math.inf:
             raise ValueError(f"width is {self.width}; it must be positive")
@@ -197,11 +199,17 @@ def _record(
     }
     return {
         "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
+        "images": digest_of(parts["train"]),
         "device": _device(parts["train"].images.device.type),
         "threads": torch.get_num_threads(), "default_dtype": str(torch.get_default_dtype()),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "report": trained.report, "history": trained.history.to_dict("list"),
     }  # fmt: skip
+
+
+def digest_of(examples: data.Dataset) -> str:
+    """What tells images and labels from others."""
+    return digest({"images": examples.images, "labels": examples.labels})
 
 
 def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.special import log_ndtr
 
+from .._state import check_number
 from ..data import Dataset
 from ._exact import check_overlap
 
@@ -225,6 +226,7 @@ def billiard(
         >>> bool((ends > 0).all()), round(float(ends.mean()), 1)  # the mean over an octant is 1/2
         (True, 0.5)
     """
+    check_number("length", length, positive=True)
     if bool((starts @ patterns.T < margin).any()):
         raise ValueError(f"a start has patterns below the margin {margin}: it is no solution")
     products, w = patterns @ patterns.T, starts.clone()

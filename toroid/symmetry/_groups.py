@@ -387,13 +387,22 @@ class Symmetry:
 
     @classmethod
     def from_json(cls, text: str) -> Symmetry:
-        """The symmetry that `to_json` wrote."""
-        data = json.loads(text)
-        output = data["output"] and _group_from(data["output"])
-        stays = tuple(Stay(_axis_from(stay["axis"]), stay["why"]) for stay in data["stays"])
-        groups = tuple(map(_group_from, data["groups"]))
-        gains = tuple(map(_scale_from, data["gains"]))
-        return cls(groups, output, tuple(data["refused"]), stays, gains)
+        """The symmetry that `to_json` wrote.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        try:
+            data = json.loads(text)
+            output = data["output"] and _group_from(data["output"])
+            stays = tuple(Stay(_axis_from(stay["axis"]), stay["why"]) for stay in data["stays"])
+            groups = tuple(map(_group_from, data["groups"]))
+            gains = tuple(map(_scale_from, data["gains"]))
+            return cls(groups, output, tuple(data["refused"]), stays, gains)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"this is not what Symmetry.to_json wrote ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _axis_from(data: dict[str, Any]) -> Axis:

@@ -146,7 +146,10 @@ class Loop:
             wholes = self.train.walks(self.generators)
         taken = Batches([], task, 1, model).taken
         for each in wholes:
-            yield [taken(whole) for whole in each], None
+            batches = [taken(whole) for whole in each]
+            if not all(batch.examples for batch in batches):
+                raise ValueError("a batch of the data has no example; leave it out")
+            yield batches, None
 
     def _resident(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (networks, batch, ...) and labels; the remainder is left out."""
