@@ -285,7 +285,7 @@ class Parts:
         """A file for a training that is part of the run."""
         path = self.folder / f"{key}.safetensors"
         self.mine.add(path)
-        return Checkpoint(path)
+        return Checkpoint(path, every=1.0)
 
     def remove(self) -> None:
         """Delete what this run has asked for, at its end; what another one is writing stays."""

@@ -31,7 +31,7 @@ def train_all(
 
     What is missing is trained by joblib: in `n_jobs` processes, or by the backend that the caller
     has chosen with ``joblib.parallel_config``, on a cluster say, with the store on a file system
-    that all share. A damaged minimizer is set aside and trained again. Each epoch is saved in
+    that all share. A damaged minimizer is set aside and trained again. Epochs are saved in
     ``unfinished/``, and a run that was killed goes on from there; its processes end with it.
 
     Args:
@@ -127,7 +127,8 @@ def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress
     if missing := [minimizer for minimizer in team if minimizer not in store]:
         keys = "".join(m.key for m in missing)
         name = keys if len(missing) == 1 else hashlib.sha256(keys.encode()).hexdigest()
-        checkpoint = training.Checkpoint(folder / "unfinished" / f"{name}.safetensors")
+        path = folder / "unfinished" / f"{name}.safetensors"
+        checkpoint = training.Checkpoint(path, every=1.0)
         for minimizer, stored in zip(
             missing, train_together(missing, device, progress, checkpoint), strict=True
         ):

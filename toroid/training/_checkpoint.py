@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +21,16 @@ PARTS = ("random", "true")
 class Checkpoint:
     """A file that a training is cut off and goes on from, with the same final bits.
 
-    It holds all that changes from epoch to epoch, is replaced as a whole after each, and is not a
-    pickle. A training with other settings, first weights or data, or with a generator in another
+    It holds all that changes from epoch to epoch, is replaced as a whole at the end of one, and is
+    not a pickle. A training with other settings, first weights or data, or with a generator in another
     state, does not go on from it: that is a ValueError. Of a loader's batches the number counts.
     From one that is damaged none goes on: that is a warning, and the training begins anew.
 
     Args:
         path: A safetensors file; it need not exist. Files of parts of a training have names that
             begin with its whole name.
+        every: Seconds between two savings; 0 saves each epoch. Epochs may take less time than it
+            takes to be sure that a file is on the disk.
 
     Example:
         >>> import tempfile, torch, toroid
@@ -43,13 +46,19 @@ class Checkpoint:
         True
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], every: float = 0.0) -> None:
         """Name the file."""
-        self.path = Path(path)
+        self.path, self.every = Path(path), every
+        self._last = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._last >= self.every
 
     def part(self, name: str) -> Checkpoint:
         """That of one part of a training."""
-        return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"))
+        return Checkpoint(self.path.with_name(f"{self.path.name}.{name}"), self.every)
 
     def remove(self) -> None:
         """Delete the file, those of parts, and what a killed run of this host left half written."""
@@ -60,6 +69,7 @@ class Checkpoint:
     def save(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Replace what is there."""
         write_tensors(self.path, tensors, record)
+        self._last = time.monotonic()
 
     def load(self, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What was saved; None if nothing was, or the file is damaged, which is a warning."""

@@ -106,7 +106,7 @@ class Loop:
                 rows.append(
                     {"epoch": epoch, "lr": lr, "loss": mean, "error": error, **(more or {})}
                 )
-            if self.checkpoint:
+            if self.checkpoint and (more is None or self.checkpoint.due):
                 record = {"rows": self.rows, "ended": more is None, "run": self._run()}
                 self.checkpoint.save(self._changing(), record)
             if more is None:
