@@ -1,6 +1,7 @@
 """Faults that are put in on purpose: nothing wrong is ever stored, or read back."""
 
 import json
+import os
 import random
 import shutil
 import threading
@@ -52,6 +53,26 @@ def together(*calls, times=1):
     for error in (x for part in found for x in part if isinstance(x, Exception)):
         raise error
     return [x for part in found for x in part]
+
+
+@contextmanager
+def held_by_another_thread():
+    """The lock of torch's generator, held by a thread that goes on when the block ends."""
+    held, ended = threading.Event(), threading.Event()
+
+    def run():
+        with _random.lent(generator()):
+            held.set()
+            ended.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    held.wait()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -262,6 +283,15 @@ class Noisy(torch.utils.data.Dataset):
     def __getitem__(self, i):
         time.sleep(1e-4)  # another thread has its turn
         return torch.full((4,), float(i)) + torch.rand(4), i % 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_waits_for_no_thread_of_its_parent():
+    with held_by_another_thread():
+        child = os.fork()
+        if not child:
+            os._exit(0 if _random._LENDING.acquire(blocking=False) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_loaders_that_shuffle_give_the_same_in_threads():

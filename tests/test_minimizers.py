@@ -319,6 +319,7 @@ def test_a_half_trained_minimizer_under_anothers_key_is_refused(tmp_path, monkey
     place = tmp_path / "unfinished"
     with monkeypatch.context() as patch:
         patch.setattr(training.Checkpoint, "remove", lambda self: None)
+        patch.setattr(training.Checkpoint, "due", True)
         train_all([second], Store(tmp_path), device="cpu", progress=False)
     (place / f"{second.key}.safetensors").rename(place / f"{first.key}.safetensors")
     with pytest.raises(ValueError, match="saved by another run: first weights"):

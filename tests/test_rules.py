@@ -650,14 +650,81 @@ def test_heads_that_turn_by_the_same_angles_are_exchanged_as_wholes():
     assert toroid.distance(found.state, ends[0], symmetry) < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore:1 hidden units stay:UserWarning")
-def test_units_for_which_a_constant_has_the_same_numbers_are_alike():
-    slopes = torch.tensor([1.0, 2.0, 2.0, 1.0, 3.0, 2.0])
-    model = Apply(lambda m, x: m.b(m.a(x).relu() * slopes), a=nn.Linear(5, 6), b=nn.Linear(6, 3))
-    symmetry = toroid.find_symmetries(model, X)
+PATTERN = torch.tensor([1.0, 2.0, 2.0, 1.0, 3.0, 2.0])[:, None] * torch.arange(1.0, 5.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_units_for_which_a_constant_has_the_same_numbers_are_alike(dtype):
+    def forward(m, x):
+        h = m.a(x).relu()[..., None] * PATTERN.to(dtype)  # (examples, units, places)
+        return m.b((h.abs() if h.is_complex() else h).mean(2))
+
+    model = Apply(forward, a=nn.Linear(5, 6), b=nn.Linear(6, 3))
+    model = model.to(dtype) if dtype == torch.bfloat16 else model
+    symmetry = toroid.find_symmetries(
+        model, X.to(model.a.weight.dtype), verify=dtype != torch.bfloat16
+    )
     assert [g.axes[0].index for g in symmetry.groups] == [((0,), (3,)), ((1,), (2,), (5,))]
     (stay,) = symmetry.stays
-    assert (stay.axis.index, stay.why) == (((4,),), "a constant with a number for each unit")
+    assert (stay.axis.index, stay.why) == (((4,),), "a constant that differs from place to place")
+
+
+def test_the_sign_of_a_zero_tells_units_apart():
+    zeros = torch.tensor([0.0, -0.0, 0.0, -0.0])[:, None] * torch.ones(3)
+    zeros[:, 0] = 1.0
+    model = Apply(
+        lambda m, x: m.b(torch.copysign(m.a(x)[..., None], zeros).mean(2)),
+        a=nn.Linear(5, 4), b=nn.Linear(4, 3),
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(model, X)
+    assert [g.axes[0].index for g in symmetry.groups] == [((0,), (2,)), ((1,), (3,))]
+
+
+def test_blocks_that_meet_constants_in_another_order_are_not_exchanged():
+    places = torch.tensor([1.0, 2.0, 2.0, 1.0])[:, None, None] * torch.arange(1.0, 7.0)
+    model = Apply(
+        lambda m, x: m.c(m.b(m.a(x) * places).relu().mean((2, 3))),
+        a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 4, 1, groups=2), c=nn.Linear(4, 3),
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(model, IMAGE)
+    assert [(g.name, g.size) for g in symmetry.groups] == [("b", 2), ("b#2", 2)]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda m, x: m.e(m.n(m.c(x)).relu()).relu().mean(2),  # units of the convolution
+        lambda m, x: m.e(torch.max_pool1d(m.c(x), 2)).relu().mean(2),
+    ],
+)
+def test_of_units_that_pass_a_layer_and_its_own_the_more_count(middle):
+    model = Apply(
+        lambda m, x: m.h(middle(m, m.a(x))), a=nn.Linear(8, 6), c=nn.Conv1d(3, 16, 1),
+        n=nn.BatchNorm1d(16), e=nn.Conv1d(16, 9, 3), h=nn.Linear(9, 3),
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 3, 8))
+    assert {g.name: g.size for g in symmetry.groups} == {"a": 1, "c": 16, "e": 9}
+
+
+def test_constants_are_those_of_the_whole_image():
+    limits = torch.tensor([20, 40, 300, 400, 500, 500])
+
+    def forward(m, x):
+        mask = torch.arange(x.shape[-1]) < limits[:, None]
+        return m.h((m.a(x) * mask[:, None]).mean((2, 3)))
+
+    model = Apply(forward, a=nn.Conv2d(3, 6, 1), h=nn.Linear(6, 3))
+    symmetry = toroid.find_symmetries(model, torch.randn(1, 3, 512, 512))
+    assert [g.axes[0].index for g in symmetry.groups] == [((4,), (5,))]
+
+
+def test_a_power_of_units_by_constants():
+    powers = torch.tensor([1.0, 2.0, 1.0, 3.0])
+    model = Apply(
+        lambda m, x: m.b((m.a(x).abs() + 1) ** powers), a=nn.Linear(5, 4), b=nn.Linear(4, 3)
+    )
+    with pytest.warns(UserWarning, match="4 hidden units stay"):
+        assert toroid.find_symmetries(model, X).groups == ()
 
 
 def test_heads_with_a_slope_of_their_own_stay():

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from ._random import lent, seed
+from ._random import Drawing, lent, seed
 from .data import Dataset
 from .tasks import Task
 
@@ -171,7 +171,7 @@ def _generators(data: Data) -> list[torch.Generator]:
 def _seeded(data: Data, start: int) -> Iterator[Any]:
     """Walk a loader as if torch's generator had just been seeded; the caller's is not moved.
 
-    One thread waits for the other; what the caller's own threads draw meanwhile is not ours.
+    Nor is it read, whatever other threads draw. With workers one thread waits for the other.
     """
     if not isinstance(data, DataLoader):
         yield from data
@@ -179,12 +179,14 @@ def _seeded(data: Data, start: int) -> Iterator[Any]:
     own = _generators(data)
     before = [g.get_state() for g in own]
     drawing, walk, end = torch.Generator().manual_seed(start), None, object()
+    # workers are copies of this process, and must not draw from one generator all of them
+    seeded = lent if data.num_workers else Drawing
     try:
         for g in own:
             g.manual_seed(start)
         while True:
             # what a data set keeps of this must be of use in a training later
-            with lent(drawing), torch.inference_mode(False):
+            with seeded(drawing), torch.inference_mode(False):
                 walk = iter(data) if walk is None else walk
                 batch = next(walk, end)
             if batch is end:

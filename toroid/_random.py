@@ -6,6 +6,7 @@ on what else runs. Here it is neither moved nor read.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _LENDING = threading.RLock()  # what is drawn may itself draw with a generator
+
+
+def _fresh() -> None:
+    """A forked process has none of the threads that may hold the lock."""
+    global _LENDING
+    _LENDING = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh)
 
 
 class Drawing(TorchDispatchMode):

@@ -97,7 +97,7 @@ def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
     now: dict[tuple[str, int | None], str] = {}
     for minimizer in minimizers:
         name, subset = minimizer.dataset, minimizer.subset
-        if name in data.DATASETS or not Path(name).expanduser().is_dir():
+        if name in data.DATASETS or not (Path(name).expanduser() / "train").is_dir():
             continue
         before = store.get(minimizer).record.get("images")
         if before and (name, subset) not in now:

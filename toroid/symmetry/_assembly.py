@@ -248,13 +248,19 @@ def _sets(
         # by their places first, so that the same kinds of parts stand at the same i in every set;
         # those of a kind in the order in which they are read: a shuffle of channels comes before
         members = sorted(
-            (u for u in everything if u in found), key=lambda u: (found[u], others.get(u, ()))
+            (u for u in everything if u in found),
+            key=lambda u: (_slots(found[u]), others.get(u, ())),
         )
         if members:
             seen = sorted(place for whole in wholes for place in colours.get(whole, ()))
             kind = tuple((found[u], others.get(u, ())) for u in members)
             kinds[kind, tuple(seen)].append(members)
     return [sets for sets in kinds.values() if len(sets) > 1]
+
+
+def _slots(places: Places) -> Places:
+    """Where a unit occurs, whatever constants it meets there."""
+    return tuple(place for place in places if place[0] != 2)
 
 
 def _signatures(

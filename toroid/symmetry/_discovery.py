@@ -20,7 +20,7 @@ from ._assembly import assemble
 from ._comparison import as_tuple, compare, outputs_of
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
-from ._labels import OWN, Slot
+from ._labels import OWN, Slot, Trace
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
 #: the function (`toroid.symmetry._labels.OWN`).
@@ -83,10 +83,14 @@ def find_symmetries(
             "a state dict does not say what is computed"
         )
     check_module(model)
-    exported = _graph.export(model, example, outputs)
-    exported, example = _graph.smaller(model, example, outputs, exported)
+    whole = _graph.export(model, example, outputs)
+    exported, less = _graph.smaller(model, example, outputs, whole)
     trace = _graph.trace(exported, model, strict)
-    symmetry = assemble(trace)
+    if trace.sized and exported is not whole:
+        exported, less = whole, example
+        trace = _graph.trace(exported, model, strict)
+    example = less
+    trace, symmetry = _larger(trace, partial(_graph.trace, exported, model, strict))
     by_hand: tuple[Group, ...] = ()
     if given is not None:
         check_state(model.state_dict(), given)
@@ -108,6 +112,23 @@ def find_symmetries(
         if precision != torch.float64 or isinstance(error, UnsupportedError):
             raise
         return _verified(symmetry, network, example, certain, torch.float32)
+
+
+def _larger(trace: Trace, again: Callable[[bool], Trace]) -> tuple[Trace, Symmetry]:
+    """What the graph says; where units may pass a layer or be its own, what moves more of them."""
+    symmetry = assemble(trace)
+    if not trace.passed:
+        return trace, symmetry
+    try:
+        other = again(False)
+    except UnsupportedError:
+        return trace, symmetry
+    own = assemble(other)
+
+    def moving(found: Symmetry) -> int:
+        return sum(group.size for group in found.groups if not group.whole)
+
+    return (other, own) if moving(own) > moving(symmetry) else (trace, symmetry)
 
 
 def _warn_of_held(symmetry: Symmetry) -> None:

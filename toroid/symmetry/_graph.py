@@ -150,10 +150,13 @@ def _epsilon(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps
 
 
-def trace(exported: ExportedProgram, model: nn.Module, strict: bool = True) -> Trace:
+def trace(
+    exported: ExportedProgram, model: nn.Module, strict: bool = True, passing: bool = True
+) -> Trace:
     """Run a graph on labels and collect what it says."""
     first = first_names(model)
-    result = Trace(copies={name: one for name, one in first.items() if name != one})
+    copies = {name: one for name, one in first.items() if name != one}
+    result = Trace(copies=copies, passing=passing)
     start = _placeholders(exported, first)
     _complex(result, exported, strict)
     try:

@@ -67,7 +67,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -278,6 +277,13 @@ class Trace:
         default_factory=dict
     )  # parameter and dimension -> what its places stand for
     copies: dict[str, str] = field(default_factory=dict)  # a second name of a tensor -> the first
+    passing: bool = (
+        True  # whether units pass what reads their places alike, and may be more than it
+    )
+    passed: bool = False  # whether there was such a layer that need not be one
+    sized: bool = (
+        False  # whether a constant met units: its numbers may depend on the example's size
+    )
     count: int = 2  # labels so far
 
     def fresh(self, size: int) -> Tensor:
@@ -396,13 +402,13 @@ class Trace:
         for d in range(units.dim()):
             numbers = numbers if varies(numbers, d) else numbers.narrow(d, 0, 1)
         rows = numbers.permute(*moving, *rest).flatten(len(moving))  # (moving…, places)
-        flat = rows.reshape(-1, rows.shape[-1] if rest else 1).numpy()
-        colours = np.unique(flat, axis=0, return_inverse=True)[1].reshape(rows.shape[: len(moving)])
+        flat = rows.flatten(0, len(moving) - 1)
+        flat = bits(torch.view_as_real(flat).flatten(1)) if flat.is_complex() else flat
+        colours = flat.unique(dim=0, return_inverse=True)[1].view(rows.shape[: len(moving)])
         for d in rest:
             units = units.narrow(d, 0, 1)
         units = units.permute(*moving, *rest).flatten(len(moving))[..., 0]
-        met = torch.from_numpy(colours).expand(units.shape)
-        self.coloured.append((units.flatten(), met.flatten(), reason))
+        self.coloured.append((units.flatten(), colours.expand(units.shape).flatten(), reason))
 
     def use(self, *labels: Label) -> None:
         """An operation that computes sees these units: it is part of what they are."""
@@ -447,6 +453,14 @@ class Trace:
         sets = self.fresh(len(rows))
         self.inside.append((rows, sets[:, None].expand_as(rows)))
         return sets[which]
+
+
+def bits(numbers: Tensor) -> Tensor:
+    """Integers, equal where numbers are to the sign of a zero; complex ones as they are."""
+    numbers = numbers.detach().cpu()
+    if numbers.is_floating_point():
+        return numbers.double().contiguous().view(torch.int64)
+    return numbers if numbers.is_complex() else numbers.long()
 
 
 def squeeze(labels: Tensor, keep: int | None = None) -> Tensor:

@@ -22,15 +22,18 @@ class Checkpoint:
     """A file that a training is cut off and goes on from, with the same final bits.
 
     It holds all that changes from epoch to epoch, is replaced as a whole at the end of one, and is
-    not a pickle. A training with other settings, first weights or data, or with a generator in another
-    state, does not go on from it: that is a ValueError. Of a loader's batches the number counts.
-    From one that is damaged none goes on: that is a warning, and the training begins anew.
+    not a pickle. A training with other settings, first weights or data, or with a generator in
+    another state, does not go on from it: that is a ValueError. Of a loader's batches the number
+    counts. From one that is damaged none goes on: that is a warning, and the training begins anew.
 
     Args:
         path: A safetensors file; it need not exist. Files of parts of a training have names that
             begin with its whole name.
         every: Seconds between two savings; 0 saves each epoch. Epochs may take less time than it
             takes to be sure that a file is on the disk.
+
+    Raises:
+        ValueError: If `every` is negative.
 
     Example:
         >>> import tempfile, torch, toroid
@@ -48,6 +51,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], every: float = 0.0) -> None:
         """Name the file."""
+        if not every >= 0:
+            raise ValueError(f"every is {every}; it must be 0 or more seconds")
         self.path, self.every = Path(path), every
         self._last = time.monotonic()
 

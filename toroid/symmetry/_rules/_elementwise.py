@@ -136,6 +136,7 @@ def power(trace: Trace, node: Node, x: Any, exponent: Any) -> Label:
         return elementwise(trace, node, exponent)
     if isinstance(exponent, (int, float)) and exponent % 2 == 0:
         return even(trace, node, x)
+    meets_constant(trace, value(trace, x), exponent)
     return elementwise(trace, node, x, exponent)
 
 

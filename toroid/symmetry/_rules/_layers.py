@@ -111,7 +111,9 @@ def _conv(dims: int) -> Rule:
         rows = trace.slot(weight, 0, "out")
         if groups == 1:
             if _across_places(x, channel) and _pointwise(weight, stride, padding):
-                return _over_places(trace, node, x, weight, bias, channel)
+                trace.passed = True
+                if trace.passing:
+                    return _over_places(trace, node, x, weight, bias, channel)
             columns = trace.slot(weight, 1, "in")
             return affine(trace, node, x, columns, rows, bias, channel)
         return _grouped(trace, node, x, weight, rows, bias, groups, channel)
@@ -301,7 +303,9 @@ def _over_last(trace: Trace, x: Label, shape: Sequence[int], weight: Any, bias: 
     trace.use(x)
     leading = len(x.shape) - len(shape)
     if _across_places(x, *range(leading, len(x.shape))):
-        return _places_normalised(trace, x, weight, bias)
+        trace.passed = True
+        if trace.passing:
+            return _places_normalised(trace, x, weight, bias)
 
     def places(labels: Tensor, kind: str) -> Tensor:
         rows = labels.flatten(0, leading - 1) if leading else labels[None]  # (places, *shape)

@@ -121,12 +121,7 @@ def extreme(trace: Trace, node: Node, x: Any, other: Any = None, *args: Any, **k
         return homogeneous(trace, node, tied(trace, both[0], both[1], shape_of(node)))
     x = homogeneous(trace, node, x)
     best = mean(trace, node, x, other)
-    return best if other is None else [best, _places_of(trace, node, x, other)]
-
-
-def _places_of(trace: Trace, node: Node, x: Label, dim: int) -> Label:
-    """Places along a dimension; where units lie along it, nobody may read them."""
-    return found(trace, node, x, dim) if varies(x.unit, dim) else still(node.meta["val"][1].shape)
+    return best if other is None else [best, found(trace, node, x, other)]
 
 
 @rule("topk", "sort", "kthvalue", "median", "cummax", "cummin", "mode")
@@ -144,19 +139,14 @@ def ordered(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     shape = shape_of(node)
     kept = len(shape) == len(x.shape)  # a k-th value may drop its dimension
     best = one.map(lambda ids: ids if kept else ids.squeeze(dim)).expand(shape)
-    return [best, _places_of(trace, node, x, dim)]
+    return [best, found(trace, node, x, dim)]
 
 
 @rule("argmax", "argmin", "argsort")
 def place(trace: Trace, node: Node, x: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Label:
-    """Which place is the largest: it stays so under a positive factor, if no units lie there."""
+    """Which place is the largest: it stays so under a positive factor."""
     x = homogeneous(trace, node, x)
-    if dim is None or varies(x.unit, dim):
-        return found(trace, node, x, dim)
-    dims = _every(dim, x)
-    one = trace.along(x, dims)
-    rest = one if operation(node) == "argsort" else one.map(lambda ids: ids.reshape(shape_of(node)))
-    return still(shape_of(node))._replace(unit=rest.unit.expand(shape_of(node)))
+    return found(trace, node, x, dim)
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "diff")

@@ -1,7 +1,8 @@
-"""Places that were found among units, and what goes there: a top-k mask, say.
+"""Places that were found, and what goes there: a top-k mask, say.
 
-Who reads the places reads the order of the units, which then stay; but not a gather or a scatter
-along the same dimension, which leads back to the units themselves.
+Who reads places among units reads the order of the units, which then stay; but not a gather or a
+scatter along the same dimension, which leads back to the units themselves. Places along another
+dimension are numbers of the units for which they were found.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ def found(trace: Trace, node: Node, x: Label, dim: int | None = None) -> Label:
     several = isinstance(node.meta["val"], (list, tuple))  # what was found, and where
     places = [user for user in node.users if user.args[1] == 1] if several else [node]
     readers = [(place, user) for place in places for user in place.users]
-    if dim is not None and all(_leads_back(*pair, dim) for pair in readers):
-        trace.along(x, [dim], FACTORS)  # what is compared has one factor
-        trace.searched[node] = x
+    shape = (node.meta["val"][1] if several else node.meta["val"]).shape
+    if dim is not None:
+        one = trace.along(x, [dim], FACTORS)  # what is compared has one factor
+        if all(_leads_back(*pair, dim) for pair in readers):
+            trace.searched[node] = x
+        elif not varies(x.unit, dim):
+            unit = one.unit.narrow(dim, 0, 1)
+            unit = unit if len(shape) == len(x.shape) else unit.squeeze(dim)
+            return still(shape)._replace(unit=unit.expand(shape))
+        else:
+            _stays(trace, x)
     elif readers:
         _stays(trace, x)
-    return still((node.meta["val"][1] if several else node.meta["val"]).shape)
+    return still(shape)
 
 
 def _leads_back(places: Node, reader: Node, dim: int) -> bool:
@@ -80,7 +89,8 @@ def scatter(
     if searched is not None and searched.shape == shape_of(node) and known:
         trace.use(searched)
         one = trace.along(numbers, [dim], FACTORS)
-        trace.tie("unit", over(trace, searched.unit, [dim]), one.unit.narrow(dim, 0, 1))
+        if isinstance(source, Label):
+            trace.tie("unit", over(trace, searched.unit, [dim]), one.unit.narrow(dim, 0, 1))
         if not is_zero(x):
             trace.fix(one, "scatter")
             one = still(one.shape)

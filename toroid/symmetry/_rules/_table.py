@@ -26,6 +26,7 @@ from .._labels import (
     Label,
     Trace,
     Weight,
+    bits,
     still,
     varies,
 )
@@ -154,13 +155,20 @@ def _surround(trace: Trace, one: Tensor, other: Tensor, dims: Sequence[int]) -> 
 
 
 def meets_constant(trace: Trace, x: Label, y: Any) -> None:
-    """Units that meet different numbers of a constant tensor are not alike."""
+    """Units that meet different numbers of a constant tensor are not alike.
+
+    Where it has one number for each unit they stay, all of them: it should be a buffer.
+    """
     if isinstance(y, Tensor) and y.dim() and not x.still:
+        trace.sized |= y.numel() > 1
         shape = torch.broadcast_shapes(x.shape, y.shape)
-        a, b = x.unit.expand(shape), y.expand(shape)
+        a, b = x.unit.expand(shape), bits(y).expand(shape)
         moving, differs = ({d for d in range(len(shape)) if varies(z, d)} for z in (a, b))
         if moving & differs:  # by units alone, it could have been a buffer that moves with them
-            trace.colour(a, b, PLACES if differs - moving else CONSTANT)
+            if differs - moving:
+                trace.colour(a, b, PLACES)
+            else:
+                trace.freeze("unit", a, CONSTANT)
 
 
 def product(trace: Trace, x: Label, y: Label, shape: torch.Size, apart: bool = False) -> Label:
