@@ -84,12 +84,17 @@ def where_it_is(h):
     return h * h.argmax(0, keepdim=True)
 
 
+def in_their_order(h):
+    places = h.topk(5, 0)[1].sort(0)[0]  # those of each unit, as they follow each other
+    return h.gather(0, places).cumsum(0)[-1:] + h
+
+
 def largest_of_the_batch(h):
     return h - h.gather(0, h.argmax(0, keepdim=True))
 
 
 @pytest.mark.parametrize(
-    "choose", [of_the_batch, mask_of_the_batch, where_it_is, largest_of_the_batch]
+    "choose", [of_the_batch, mask_of_the_batch, where_it_is, largest_of_the_batch, in_their_order]
 )
 def test_places_along_another_dimension_are_numbers_of_the_units(choose):
     model = coded(choose)
@@ -97,6 +102,39 @@ def test_places_along_another_dimension_are_numbers_of_the_units(choose):
     assert [(g.name, g.size) for g in symmetry.groups] == [("e", 8)]
     state = random_state(model, 0)
     assert toroid.same_function(model, state, moved(state, symmetry), X)
+
+
+def winners(h):
+    pairs = h.unflatten(-1, (4, 2))
+    mask = torch.zeros_like(pairs).scatter(-1, pairs.argmax(-1, keepdim=True), 1.0)
+    return (pairs * mask).flatten(-2)
+
+
+def test_pairs_of_which_one_wins_are_exchanged_as_wholes():
+    model = coded(winners)
+    symmetry = toroid.find_symmetries(model, X)
+    (whole,) = (group for group in symmetry.groups if group.whole)
+    assert whole.size == 4
+    assert [g.size for g in symmetry.groups if not g.whole] == [2] * 4
+    permutations, factors = random_element(symmetry, 1)
+    permutations[whole.name] = torch.tensor([1, 3, 0, 2])
+    state = random_state(model, 0)
+    after = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, after, X)
+
+
+def test_units_of_places_that_another_chooses_are_units():
+    def forward(m, x):
+        h = m.e(x)
+        places = m.s(h).squeeze(-1).topk(2, 1)[1]
+        return m.d(h.gather(1, places[..., None].expand(-1, -1, 8)).relu()).mean(1)
+
+    model = Apply(forward, e=nn.Linear(5, 8), s=nn.Linear(8, 1), d=nn.Linear(8, 3)).double()
+    x = X.view(4, 4, 5)
+    symmetry = toroid.find_symmetries(model, x)
+    assert [(g.name, g.size) for g in symmetry.groups] == [("e", 8)]
+    state = random_state(model, 0)
+    assert toroid.same_function(model, state, moved(state, symmetry), x)
 
 
 def counted(h):

@@ -44,7 +44,9 @@ def find_symmetries(
     Args:
         model: Any module that exports; it is not changed.
         example: An input of the shape the model takes, batch first, or a tuple of inputs; it is not
-            changed.
+            changed. Of a length as it is used, more than one: what the model computes from shapes
+            (angles of positions, say) is a constant of the graph, and the same for all units at
+            the first place.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64 (in float32 if the network casts to that

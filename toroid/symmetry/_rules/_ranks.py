@@ -26,7 +26,8 @@ def found(trace: Trace, node: Node, x: Label, dim: int | None = None) -> Label:
     readers = [(place, user) for place in places for user in place.users]
     shape = (node.meta["val"][1] if several else node.meta["val"]).shape
     if dim is not None:
-        one = trace.along(x, [dim], FACTORS)  # what is compared has one factor
+        one = trace.along(x, [dim], FACTORS)  # what is compared has one factor, and is one set
+        over(trace, x.unit, [dim])
         if all(_leads_back(*pair, dim) for pair in readers):
             trace.searched[node] = x
         elif not varies(x.unit, dim):
@@ -58,16 +59,22 @@ def _searched(trace: Trace, node: Node) -> Label | None:
     """What the places of a gather or a scatter were found in, if that is known."""
     places = node.args[2]
     assert isinstance(places, Node)
-    return trace.searched.get(places.args[0] if places.target is operator.getitem else places)
+    if places.target is not operator.getitem:
+        return trace.searched.get(places)
+    return trace.searched.get(places.args[0]) if places.args[1] == 1 else None
 
 
 @rule("gather")
 def gather(trace: Trace, node: Node, x: Any, dim: int, where: Any, **kwargs: Any) -> Label:
     """Numbers at places; where these were found among the same units, a number of each set."""
-    searched = _searched(trace, node) if isinstance(where, Label) else None
+    if not isinstance(where, Label):
+        return select(trace, node, x, dim, where)
+    searched, x = _searched(trace, node), activation(trace, x)
+    if searched is None and _of_each(x, where, dim):
+        trace.tie("unit", x.unit.narrow(dim, 0, 1), where.unit.narrow(dim, 0, 1))
+        return trace.along(x, [dim]).expand(shape_of(node))
     if searched is None:
         return select(trace, node, x, dim, where)
-    x = activation(trace, x)
     if searched.shape != x.shape:
         _stays(trace, searched)
         return select(trace, node, x, dim, where)
@@ -75,6 +82,15 @@ def gather(trace: Trace, node: Node, x: Any, dim: int, where: Any, **kwargs: Any
     trace.tie("unit", searched.unit, x.unit)
     one = trace.along(x, [dim], FACTORS)._replace(unit=over(trace, x.unit, [dim]))
     return one.expand(shape_of(node))
+
+
+def _of_each(x: Label, where: Label, dim: int) -> bool:
+    """Whether places along a dimension are numbers of the units that they are read of."""
+    units, found = (z.unit.narrow(dim, 0, 1) for z in (x, where))
+    if units.shape != found.shape or varies(x.unit, dim) or varies(where.unit, dim):
+        return False
+    moving = [d for d in range(units.dim()) if varies(units, d)]
+    return bool(found.all()) and all(varies(found, d) for d in moving)
 
 
 @rule("scatter")
