@@ -718,6 +718,20 @@ def test_constants_are_those_of_the_whole_image():
     assert [g.axes[0].index for g in symmetry.groups] == [((4,), (5,))]
 
 
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda h: h @ (torch.eye(4) - 0.25),
+        lambda h: torch.einsum("bi,ij->bj", h, torch.arange(16.0).view(4, 4)),
+        lambda h: (torch.arange(16.0).view(4, 4) @ h.T).T,
+    ],
+)
+def test_units_that_a_constant_matrix_mixes_are_warned_of(mixed):
+    model = Apply(lambda m, x: m.b(mixed(m.a(x).relu())), a=nn.Linear(5, 4), b=nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match="4 of 'a': a constant with a number for each unit"):
+        assert toroid.find_symmetries(model, X).groups == ()
+
+
 def test_a_power_of_units_by_constants():
     powers = torch.tensor([1.0, 2.0, 1.0, 3.0])
     model = Apply(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import KINDS, MET, Label, Trace, Weight, distinct_pairs, still, varies
+from .._labels import CONSTANT, KINDS, MET, Label, Trace, Weight, distinct_pairs, still, varies
 from ._elementwise import add
 from ._layers import dot, shift
 from ._table import activation, meet, meets_constant, product, rule, shape_of, value
@@ -32,12 +32,23 @@ def matmul(trace: Trace, node: Node, x: Any, y: Any) -> Label:
     if isinstance(x, Weight) and a == 2 and b > 1:
         left = "abcdefgh"[: b - 2]
         return _layer(trace, node, f"{left}ij", y, "oi", x, f"{left}oj")
+    if _mixed(trace, x, -1, y) or _mixed(trace, y, -2 if b > 1 else -1, x):
+        return still(shape_of(node))
     x, y = activation(trace, x), activation(trace, y)
     if a != b or a < 2:
         raise UnsupportedError(f"a matrix product of something else than two activations; {LAYER}")
     batch = "abcdefgh"[: a - 2]
     x, y = _broadcast(x, y, 2)
     return _contract(trace, node, f"{batch}ij,{batch}jk->{batch}ik", x, y)
+
+
+def _mixed(trace: Trace, x: Any, dim: int, y: Any) -> bool:
+    """Whether a constant matrix mixes units, with a number for each of them: they stay."""
+    if not isinstance(x, Label) or not isinstance(y, Tensor) or not varies(x.unit, dim):
+        return False
+    trace.freeze("unit", x.unit, CONSTANT)
+    trace.fix(x, CONSTANT)
+    return True
 
 
 def _broadcast(x: Label, y: Label, kept: int) -> tuple[Label, Label]:
@@ -89,6 +100,11 @@ def einsum(
         x, y, left, right = y, x, right, left
     if isinstance(y, Weight) and len(y.shape) > 1:
         return _layer(trace, node, left, x, right, y, out)
+    summed = [c for c in left if c in right and c not in out]
+    if any(
+        _mixed(trace, x, left.index(c), y) or _mixed(trace, y, right.index(c), x) for c in summed
+    ):
+        return still(shape_of(node))
     return _contract(trace, node, f"{left},{right}->{out}", activation(trace, x),
                      activation(trace, y))  # fmt: skip
 
