@@ -15,7 +15,18 @@ from torch import Tensor
 from ._components import Components
 from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
-from ._labels import CLASSES, FROZEN, IN_SETS, KINDS, OUTPUT, UNREAD, WORDS, Slot, Trace
+from ._labels import (
+    CLASSES,
+    FROZEN,
+    IN_SETS,
+    KINDS,
+    OUTPUT,
+    PLACES,
+    UNREAD,
+    WORDS,
+    Slot,
+    Trace,
+)
 from ._turns import Turns
 
 
@@ -41,7 +52,7 @@ def assemble(trace: Trace) -> Symmetry:
         builder.group([[u] for u in units], places)
         for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
-    made = _several_alike(trace, made, unit, colours, builder.order)
+    made = _several_alike(made, unit, colours, builder.order)
     made += [
         builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
         for members in sets
@@ -66,17 +77,18 @@ def _colours(trace: Trace, unit: Components) -> dict[int, list[Place]]:
     A unit that meets different numbers of one constant stays.
     """
     found: dict[int, list[Place]] = defaultdict(list)
-    for number, (units, colours, why) in enumerate(trace.coloured):
+    for number, (units, colours) in enumerate(trace.coloured):
         pairs = np.unique(np.stack([unit.of[units.numpy()], colours.numpy()]), axis=1)
         for component, colour in pairs.T.tolist():
             found[component].append((2, number, colour))
         components, counts = np.unique(pairs[0], return_counts=True)
-        unit.freeze(components[counts > 1].tolist(), why)
+        for component in components[counts > 1].tolist():
+            unit.reasons.setdefault(component, PLACES)
     return found
 
 
 def _several_alike(
-    trace: Trace, made: list[tuple[Group, Units]], unit: Components,
+    made: list[tuple[Group, Units]], unit: Components,
     colours: dict[int, list[Place]], within: Mapping[int, int],
 ) -> list[tuple[Group, Units]]:  # fmt: skip
     """The groups but for single units that a constant tells from all others: these stay.
@@ -89,8 +101,7 @@ def _several_alike(
         if len(units) > 1 or first not in colours:
             kept.append((group, units))
         else:
-            why = trace.coloured[colours[first][0][1]][2]
-            unit.freeze([first], IN_SETS if first in within else why)
+            unit.reasons.setdefault(first, IN_SETS if first in within else PLACES)
     return kept
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -34,13 +34,4 @@ class Components:
         for labels, reason in trace.frozen[kind]:
             for component in np.unique(self.of[labels.numpy()]).tolist():
                 self.reasons.setdefault(component, reason)  # the first reason is the one to show
-        self._mark()
-
-    def freeze(self, components: Iterable[int], reason: str) -> None:
-        """Of some more it turns out that they stay."""
-        for component in components:
-            self.reasons.setdefault(component, reason)
-        self._mark()
-
-    def _mark(self) -> None:
         self.frozen = np.isin(self.of, list(self.reasons))  # label -> whether it is frozen

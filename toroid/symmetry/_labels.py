@@ -266,9 +266,9 @@ class Trace:
     )  # node that finds places -> the units among which it does
     met: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # scales summed over in products
     uses: list[Tensor] = field(default_factory=list)  # the units that each computing operation sees
-    coloured: list[tuple[Tensor, Tensor, str]] = field(
+    coloured: list[tuple[Tensor, Tensor]] = field(
         default_factory=list
-    )  # units, which of a constant's numbers each meets, and what to say of them
+    )  # units, and which of a constant's numbers each meets
     refused: list[str] = field(default_factory=list)
     untouchable: dict[str, str] = field(
         default_factory=dict
@@ -395,7 +395,7 @@ class Trace:
         self.gains.append(Gain(key, sign.flatten(), behind.flatten()))
         return behind
 
-    def colour(self, units: Tensor, numbers: Tensor, reason: str) -> None:
+    def colour(self, units: Tensor, numbers: Tensor) -> None:
         """Units are alike only where the constant that they meet has the same numbers for them."""
         moving = [d for d in range(units.dim()) if varies(units, d)]
         rest = [d for d in range(units.dim()) if d not in moving]
@@ -408,7 +408,7 @@ class Trace:
         for d in rest:
             units = units.narrow(d, 0, 1)
         units = units.permute(*moving, *rest).flatten(len(moving))[..., 0]
-        self.coloured.append((units.flatten(), colours.expand(units.shape).flatten(), reason))
+        self.coloured.append((units.flatten(), colours.expand(units.shape).flatten()))
 
     def use(self, *labels: Label) -> None:
         """An operation that computes sees these units: it is part of what they are."""

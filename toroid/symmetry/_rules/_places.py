@@ -146,6 +146,9 @@ def ordered(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
 def place(trace: Trace, node: Node, x: Any, dim: Any = None, *args: Any, **kwargs: Any) -> Label:
     """Which place is the largest: it stays so under a positive factor."""
     x = homogeneous(trace, node, x)
+    if dim is not None:  # what is compared has one factor, and is one set
+        trace.along(x, [dim], FACTORS)
+        over(trace, x.unit, [dim])
     return found(trace, node, x, dim)
 
 

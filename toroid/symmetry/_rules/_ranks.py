@@ -25,17 +25,12 @@ def found(trace: Trace, node: Node, x: Label, dim: int | None = None) -> Label:
     places = [user for user in node.users if user.args[1] == 1] if several else [node]
     readers = [(place, user) for place in places for user in place.users]
     shape = (node.meta["val"][1] if several else node.meta["val"]).shape
-    if dim is not None:
-        one = trace.along(x, [dim], FACTORS)  # what is compared has one factor, and is one set
-        over(trace, x.unit, [dim])
-        if all(_leads_back(*pair, dim) for pair in readers):
-            trace.searched[node] = x
-        elif not varies(x.unit, dim):
-            unit = one.unit.narrow(dim, 0, 1)
-            unit = unit if len(shape) == len(x.shape) else unit.squeeze(dim)
-            return still(shape)._replace(unit=unit.expand(shape))
-        else:
-            _stays(trace, x)
+    if dim is not None and all(_leads_back(*pair, dim) for pair in readers):
+        trace.searched[node] = x
+    elif dim is not None and not varies(x.unit, dim):
+        unit = x.unit.narrow(dim, 0, 1)
+        unit = unit if len(shape) == len(x.shape) else unit.squeeze(dim)
+        return still(shape)._replace(unit=unit.expand(shape))
     elif readers:
         _stays(trace, x)
     return still(shape)

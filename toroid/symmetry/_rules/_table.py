@@ -22,7 +22,6 @@ from .._labels import (
     FACTORS,
     INPUT,
     OUTER,
-    PLACES,
     Label,
     Trace,
     Weight,
@@ -166,7 +165,7 @@ def meets_constant(trace: Trace, x: Label, y: Any) -> None:
         moving, differs = ({d for d in range(len(shape)) if varies(z, d)} for z in (a, b))
         if moving & differs:  # by units alone, it could have been a buffer that moves with them
             if differs - moving:
-                trace.colour(a, b, PLACES)
+                trace.colour(a, b)
             else:
                 trace.freeze("unit", a, CONSTANT)
 
