@@ -1,5 +1,6 @@
 """A planted permutation is found again; the assignment is the best there is."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -100,6 +101,28 @@ def test_align_keeps_the_function_of_any_network(name, method, seed):
     assert toroid.same_function(model, b, alignment.state, example, tolerance=1e-10)
     assert alignment.permutations.keys() == {g.name for g in symmetry.groups}
     assert alignment.signs.keys() == {g.name for g in symmetry.groups if g.flip}
+
+
+@pytest.mark.parametrize("method", ["sequential", "coordinate"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "vgg16_bn", "odd"])
+@given(seed=SEEDS)
+@settings(max_examples=1)
+def test_balanced_networks_are_compared_whatever_their_scales(name, method, seed):
+    model, _, symmetry = network(name)
+    a, b = random_state(model, seed), random_state(model, seed + 1)
+    _, factors = random_element(symmetry, seed)
+    scales = dataclasses.replace(symmetry, output=None).scales
+    how = {"symmetry": symmetry, "method": method}
+    found = toroid.align(b, to=a, balanced=True, **how)
+    scaled = toroid.rescale(b, {s.name: factors[s.name] for s in scales}, symmetry)
+    normal = toroid.normalize(a, symmetry, output="keep")
+    again = toroid.align(scaled, to=normal, balanced=True, **how)
+    own = toroid.align(toroid.balance(b, symmetry), to=toroid.balance(a, symmetry), **how)
+    for group, permutation in found.permutations.items():
+        assert torch.equal(permutation, again.permutations[group])
+        assert torch.equal(permutation, own.permutations[group])
+    there = toroid.flip(toroid.permute(b, found.permutations, symmetry), found.signs, symmetry)
+    assert gap(found.state, there) == 0  # what is moved is what was given
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -271,6 +294,21 @@ def test_many_networks_share_one_chart(method, seed):
     assert total(first) <= total(mean) + 1e-9
     for state, found in zip(states, mean, strict=True):
         assert toroid.same_function(model, state, found.state, example, tolerance=1e-10)
+
+
+def test_many_networks_are_compared_balanced():
+    model, _, symmetry = network("mlp")
+    states = [random_state(model, s) for s in range(3)]
+    even = [toroid.balance(state, symmetry) for state in states]
+    for to in (None, 0):
+        first, second = (
+            toroid.align_all(x, symmetry, to=None if to is None else x[to], **how)
+            for x, how in ((states, {"balanced": True}), (even, {}))
+        )
+        for state, found, other in zip(states, first, second, strict=True):
+            assert all(torch.equal(p, other.permutations[k]) for k, p in found.permutations.items())
+            moved = toroid.permute(state, found.permutations, symmetry)
+            assert gap(found.state, toroid.flip(moved, found.signs, symmetry)) == 0
 
 
 def test_copies_of_one_network_are_all_brought_together():

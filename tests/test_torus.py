@@ -3,12 +3,14 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 import toroid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import ALL, gap, network, random_element, random_state
+from scipy.optimize import minimize
 from toroid.torus import Torus
 
 SEEDS, BIAS = st.integers(0, 10_000), st.sampled_from(["euclidean", "joint"])
@@ -65,6 +67,63 @@ def test_normalize_is_idempotent_and_the_same_for_every_rescaling(name, seed, de
     _, factors = random_element(symmetry, seed)
     scaled = toroid.rescale(state, factors, symmetry)
     assert gap(normal, toroid.normalize(scaled, symmetry, bias=bias)) < 1e-10
+
+
+def sizes(state, scale):
+    """The squares of the weights that make each unit, and of those that read it, (2, units)."""
+    total = torch.zeros(2, len(scale.axes[0].index), dtype=torch.float64)
+    for axis in (axis for axis in scale.axes if axis.weighs):
+        total[int(axis.power < 0)] += axis.rows(state[axis.parameter]).double().square().sum(1)
+    return total
+
+
+@QUIET
+@EVERY
+@given(seed=SEEDS, dead=st.booleans())
+@settings(max_examples=2)
+def test_balance_is_the_same_function_and_the_same_for_every_rescaling(name, seed, dead):
+    model, example, symmetry = network(name)
+    state = random_state(model, seed, dead)
+    even = toroid.balance(state, symmetry)
+    assert toroid.same_function(model, state, even, example, tolerance=1e-10, output="keep")
+    scales = dataclasses.replace(symmetry, output=None).scales
+    _, factors = random_element(symmetry, seed)
+    scaled = toroid.rescale(state, {s.name: factors[s.name] for s in scales}, symmetry)
+    assert gap(even, toroid.balance(scaled, symmetry)) < 1e-6
+    for made, read in (sizes(even, scale) for scale in scales):
+        both = (made > 0) & (read > 0)
+        assert torch.allclose(made[both], read[both], rtol=1e-7)
+
+
+@given(SEEDS)
+@settings(max_examples=2)
+def test_balance_has_the_least_norm_of_all_rescalings(seed):
+    model, _, symmetry = network("mlp")
+    state = random_state(model, seed)
+    scales = dataclasses.replace(symmetry, output=None).scales
+    counts = [len(scale.axes[0].index) for scale in scales]
+
+    def norm(logs):
+        parts = torch.as_tensor(logs).exp().split(counts)
+        factors = {scale.name: part for scale, part in zip(scales, parts, strict=True)}
+        moved = toroid.rescale(state, factors, symmetry)
+        return sum(float(v.square().sum()) for k, v in moved.items() if k.endswith("weight"))
+
+    least = minimize(norm, np.zeros(sum(counts)), method="BFGS").fun
+    even = toroid.balance(state, symmetry)
+    own = sum(float(v.square().sum()) for k, v in even.items() if k.endswith("weight"))
+    assert own == pytest.approx(least, rel=1e-6)
+
+
+def test_balance_leaves_what_is_not_connected():
+    model, example, symmetry = network("mlp")
+    state = random_state(model, 0)
+    reader = [k for k in state if k.endswith("weight")][1]
+    state[reader][:, 0] = 0  # nobody reads the first unit
+    even, normal = toroid.balance(state, symmetry), toroid.normalize(state, symmetry)
+    first = next(k for k in state if k.endswith("weight"))
+    assert torch.allclose(even[first][0], normal[first][0])
+    assert toroid.same_function(model, state, even, example, tolerance=1e-10, output="keep")
 
 
 @EVERY

@@ -68,7 +68,7 @@ from .symmetry import (
     turn,
 )  # fmt: skip
 from .tasks import Task
-from .torus import angles, distance, exp, geodesic, log, normalize
+from .torus import angles, balance, distance, exp, geodesic, log, normalize
 
 __version__ = _version("toroid")
 
@@ -103,6 +103,7 @@ __all__ = [
     "alignment",
     "along",
     "angles",
+    "balance",
     "bend",
     "bends",
     "binary",

@@ -20,12 +20,13 @@ from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
 from .symmetry._groups import check_state, lengths, widened
 
-__all__ = ["angles", "distance", "exp", "geodesic", "log", "normalize"]
+__all__ = ["angles", "balance", "distance", "exp", "geodesic", "log", "normalize"]
 
 BIASES = ("euclidean", "joint")
 OUTPUTS = ("unit", "keep")
 GAINS = ("keep", "positive")
 TURNS = ("keep", "orthonormal")
+SWEEPS = 1000  # of the layers, at most, until they are balanced
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,74 @@ def normalize(
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
     state = _with_positive_gains(state, symmetry) if gains == "positive" else state
     return torus.normalize(state, turns == "orthonormal")
+
+
+def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
+    """Rescale every unit so that what makes it is as long as what reads it.
+
+    Of all rescalings of a network this one has the least sum of squares of its weights, a convex
+    function of the logarithms of the factors: layer after layer goes towards its best factors,
+    ``λ² = |read| / |made|``, until none changes (equi-normalisation, Stock et al. 2019). Where
+    `normalize` makes all units equal, here the length of a unit says how much it matters to what
+    follows; `align` compares such states with ``balanced=True``. Biases follow, and do not count. A
+    layer before a BatchNorm has no size of its own, and is that of the normal form.
+
+    Args:
+        state: State dict; it is not changed.
+        symmetry: From `find_symmetries`.
+
+    Returns:
+        The same for every rescaling of `state`, of the same function, with the same outputs: their
+        size is what counts the last layer, and with a BatchNorm before it that layer alone. A unit
+        that nothing makes, or nothing reads, has the scale that `normalize` gives it.
+
+    Raises:
+        ValueError: As `normalize`.
+
+    Warns:
+        UserWarning: As `normalize`, of dead units.
+
+    Example:
+        >>> import torch, toroid
+        >>> model, x = toroid.mlp((4,), classes=3, hidden=(5,)), torch.randn(7, 4)
+        >>> symmetry = toroid.find_symmetries(model, x)
+        >>> even = balance(model.state_dict(), symmetry)
+        >>> made, read = even["1.weight"].norm(dim=1), even["3.weight"].norm(dim=0)
+        >>> bool(torch.allclose(made, read))
+        True
+    """
+    normal = normalize(state, symmetry, output="keep")
+    free = replace(symmetry, output=None).scales
+    result = {k: v.double() if v.is_floating_point() else v for k, v in normal.items()}
+    scales = [s for s in free if {-1, 1} <= {a.power for a in s.axes if a.weighs}]
+    for _ in range(SWEEPS):
+        change = 0.0
+        for scale in scales:
+            made, read = (_weights(result, scale, power) for power in (1, -1))  # (units,)
+            ratio = torch.where((made > 0) & (read > 0), read / made, 1.0)
+            factor = ratio ** _relaxed(scale)
+            multiply(result, scale, factor)
+            change = max(change, float(factor.log().abs().max()))
+        if change < 1e-9:
+            break
+    return {k: v.to(normal[k].dtype) for k, v in result.items()}
+
+
+def _relaxed(scale: Scale) -> float:
+    """The power of |read| / |made| that its units are multiplied by at once.
+
+    With all others at rest the sum is a hyperbolic cosine around a unit's best factor, the root of
+    the ratio: any step of less than twice the way lowers it, and a long one carries a change
+    through all layers sooner. Units that read each other all move, and go half as far.
+    """
+    weights = [axis.parameter for axis in scale.axes if axis.weighs]
+    return 0.4 if len({*weights}) < len(weights) else 0.8
+
+
+def _weights(state: State, scale: Scale, power: int) -> Tensor:
+    """The norm of the weights of each unit that go with this power of its factor."""
+    axes = [axis for axis in scale.axes if axis.weighs and axis.power == power]
+    return torch.cat([axis.rows(state[axis.parameter]) for axis in axes], 1).norm(dim=1)
 
 
 def _with_positive_gains(state: State, symmetry: Symmetry) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..symmetry import Symmetry
 from ..symmetry._elements import Element
 from ..symmetry._groups import check_state
 from ..tasks import Task, checked_task, classification
+from ..torus import balance
 from ._matching import (
     best_descent,
     by_activation,
@@ -107,6 +108,7 @@ def align(
     method: str = "sequential",
     restarts: int = 0,
     seed: int = 0,
+    balanced: bool = False,
     turns: bool = False,
     model: nn.Module | None = None,
     inputs: Data | Tensor | None = None,
@@ -127,6 +129,10 @@ def align(
     ``"activation"`` matches the correlations of the units' values over data, where they are made
     and where they are read.
 
+    With `balanced` the networks' rescalings of least norm are compared (`balance`), whatever the
+    scales of those that are given: on the torus all units are of one length, and an idle one counts
+    as much as any other; in those a unit's length says how much it matters.
+
     With `turns` units that may be mixed (`Group.turn`: the values of an attention head, its queries
     and keys) are turned by the orthogonal matrix that brings them closest, instead of exchanged: a
     Procrustes problem, solved by a polar decomposition. Heads are matched by how close that brings
@@ -144,6 +150,7 @@ def align(
         restarts: Of ``"coordinate"``: further descents that start from the network as it is, in
             other orders; the best result counts.
         seed: Of ``"coordinate"``: of the random orders.
+        balanced: Whether balanced networks are compared; activations are the same in both.
         turns: Whether units that may be mixed are.
         model: Of ``"activation"``: the network; it is not changed.
         inputs: Of ``"activation"``: what to run it on: a tensor of inputs, or data as in
@@ -184,7 +191,8 @@ def align(
         batches = [inputs] if isinstance(inputs, Tensor) else inputs
         element = by_activation(state, to, symmetry, model, batches, checked_task(task))
     else:
-        overlaps = Overlaps(to, state, symmetry)
+        a, b = (balance(s, symmetry) if balanced else s for s in (to, state))
+        overlaps = Overlaps(a, b, symmetry)
         element = sequential(overlaps, keep=method == "coordinate")
         if method == "coordinate":
             element = best_descent(overlaps, element, restarts, seed)
@@ -208,6 +216,7 @@ def align_all(
     method: str = "sequential",
     seed: int = 0,
     rounds: int = 20,
+    balanced: bool = False,
     **options: Any,
 ) -> list[Alignment]:
     """Align many networks to one reference, so that all of them share one chart.
@@ -224,6 +233,7 @@ def align_all(
         method: As in `align`.
         seed: Of the random order, and of `align`.
         rounds: How often each network is visited at most.
+        balanced: As in `align`; the mean is one of balanced networks.
         **options: As in `align`.
 
     Returns:
@@ -244,26 +254,42 @@ def align_all(
     states = list(states)
     if not states:
         raise ValueError("align_all takes at least one state")
+    compared, reference = states, to
+    if balanced:
+        compared = [balance(state, symmetry) for state in states]
+        reference = None if to is None else balance(to, symmetry)
 
     def fit(state: State, to: State) -> Alignment:
         return align(state, to, symmetry, method=method, seed=seed, **options)
 
-    found = [fit(state, states[0] if to is None else to) for state in states]
+    found = [fit(state, compared[0] if reference is None else reference) for state in compared]
     generator = torch.Generator().manual_seed(check_whole("seed", seed))
     for _ in range(rounds if to is None and len(states) > 1 else 0):
-        moved = False
-        for i in torch.randperm(len(states), generator=generator).tolist():
-            mean = _mean([other.state for j, other in enumerate(found) if j != i])
-            better = fit(states[i], mean)
-            if _overlap(better.state, mean, symmetry) > _overlap(found[i].state, mean, symmetry):
-                found[i], moved = better, True
-        if not moved:
+        if not _round(found, compared, fit, symmetry, generator):
             break
-    if to is None:
-        mean = _mean([other.state for other in found])
-        done = [Element(symmetry, f.permutations, f.signs, turns=f.turns) for f in found]
-        found = [_compared(f.state, mean, e) for f, e in zip(found, done, strict=True)]
-    return found
+    if to is not None and not balanced:
+        return found
+    done = [Element(symmetry, f.permutations, f.signs, turns=f.turns) for f in found]
+    moved = [element.act(state) for element, state in zip(done, states, strict=True)]
+    to = _mean(moved) if to is None else to
+    return [_compared(state, to, element) for state, element in zip(moved, done, strict=True)]
+
+
+def _round(
+    found: list[Alignment],
+    states: Sequence[State],
+    fit: Callable[[State, State], Alignment],
+    symmetry: Symmetry,
+    generator: torch.Generator,
+) -> bool:
+    """Align each network to the mean of the others where that brings it closer; whether it did."""
+    changed = False
+    for i in torch.randperm(len(states), generator=generator).tolist():
+        mean = _mean([other.state for j, other in enumerate(found) if j != i])
+        better = fit(states[i], mean)
+        if _overlap(better.state, mean, symmetry) > _overlap(found[i].state, mean, symmetry):
+            found[i], changed = better, True
+    return changed
 
 
 def _mean(states: Sequence[State]) -> dict[str, Tensor]:

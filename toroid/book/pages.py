@@ -51,7 +51,7 @@ DECAYED = "sgd_decayed"
 #: Every matching: its method, and of which weights the permutation is found, or the units' values.
 MATCHINGS = (
     ("sequential", "normalised"), ("sequential", "raw"), ("coordinate", "normalised"),
-    ("coordinate", "raw"), ("activation", "values"),
+    ("coordinate", "raw"), ("coordinate", "balanced"), ("activation", "values"),
 )  # fmt: skip
 
 
@@ -443,13 +443,15 @@ class Pair:
 
         Args:
             method: As in `toroid.align`.
-            weights: ``"raw"`` or ``"normalised"``: which of them are compared.
+            weights: ``"raw"``, ``"normalised"`` or ``"balanced"``: which of them are compared; in
+                place of balanced ones the raw state is moved.
         """
         if (method, weights) not in self._found:
-            states, train = self.networks.states(weights), self.networks.train
+            balanced, train = weights == "balanced", self.networks.train
+            states = self.networks.states("raw" if balanced else weights)
             self._found[method, weights] = align(
                 states[self.b], to=states[self.a], symmetry=self.networks.symmetry, method=method,
-                model=self.networks.model, inputs=train.images[:MATCHED_ON],
+                balanced=balanced, model=self.networks.model, inputs=train.images[:MATCHED_ON],
             )  # fmt: skip
         return self._found[method, weights]
 
@@ -477,8 +479,9 @@ class Pair:
         Args:
             weights: ``"raw"`` or ``"normalised"``.
             method: As in `states`.
-            by: Of which weights the permutation is found: ``"raw"``, ``"normalised"``, ``"own"``
-                for those of the path; ``"values"`` for activations, which no rescaling changes.
+            by: Of which weights the permutation is found: ``"raw"``, ``"normalised"``,
+                ``"balanced"``, ``"own"`` for those of the path; ``"values"`` for activations, which
+                no rescaling changes.
         """
         return self.states(weights, method, {"own": None, "values": "normalised"}.get(by, by))
 

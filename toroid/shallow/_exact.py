@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
-from scipy.stats import binom
 
 from .._state import check_choice
 
@@ -157,6 +156,8 @@ def flipped_error(size: int, share: float) -> tuple[float, float]:
         >>> abs(mean - float(error(0.8))) < 1e-3
         True
     """
+    from scipy.stats import binom  # alone it takes as long to import as all of SciPy's rest here
+
     k = np.arange(size + 1)
     weights, errors = binom.pmf(k, size, share), error(1 - 2 * k / size)
     mean = float(weights @ errors)

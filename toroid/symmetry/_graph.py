@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -37,6 +36,9 @@ LARGE, SIDE = 160_000, 64  # inputs of so many numbers are cut, to sides of SIDE
 
 def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedProgram:
     """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
+    # brings SymPy along, which only an export needs
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     inputs = example if isinstance(example, tuple) else (example,)
     for x in tree_leaves(inputs):
         if isinstance(x, np.ndarray):

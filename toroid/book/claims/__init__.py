@@ -22,8 +22,8 @@ Tables, one file each, a row for each thing, fractions and not per cent:
 - Of pairs: ``kind`` (``"RSGD-ADV"``, ``"untrained-untrained"``), ``pair``, ``first_seed,
   second_seed``; ``alignment`` (``"as found"`` or ``"aligned"``); ``method`` (``"sequential",
   "coordinate", "activation"``; ``"none"`` as found) and ``matched``: of which weights the
-  permutation was found, ``"raw"`` or ``"normalised"``, or ``"values"`` for that of the units'
-  values.
+  permutation was found, ``"raw"``, ``"normalised"`` or ``"balanced"``, or ``"values"`` for
+  that of the units' values.
 - ``barriers``: pairs, ``weights`` (``"raw"`` or ``"normalised"``), ``path`` (``"straight"`` or
   ``"geodesic"``), ``split`` (``"train"`` or ``"test"``), ``barrier, over the worse end, loss
   barrier``.
