@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -322,37 +323,61 @@ def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
         True
     """
     normal = normalize(state, symmetry, output="keep")
-    free = replace(symmetry, output=None).scales
     result = {k: v.double() if v.is_floating_point() else v for k, v in normal.items()}
-    scales = [s for s in free if {-1, 1} <= {a.power for a in s.axes if a.weighs}]
-    for _ in range(SWEEPS):
-        change = 0.0
-        for scale in scales:
-            made, read = (_weights(result, scale, power) for power in (1, -1))  # (units,)
-            ratio = torch.where((made > 0) & (read > 0), read / made, 1.0)
-            factor = ratio ** _relaxed(scale)
-            multiply(result, scale, factor)
-            change = max(change, float(factor.log().abs().max()))
-        if change < 1e-9:
-            break
+    scales = [
+        scale
+        for scale in replace(symmetry, output=None).scales
+        if {-1, 1} <= {axis.power for axis in scale.axes if axis.weighs}
+    ]
+    for scale, factor in zip(scales, _balancing(result, scales), strict=True):
+        multiply(result, scale, factor)
     return {k: v.to(normal[k].dtype) for k, v in result.items()}
 
 
-def _relaxed(scale: Scale) -> float:
-    """The power of |read| / |made| that its units are multiplied by at once.
+def _balancing(state: State, scales: Sequence[Scale]) -> list[Tensor]:
+    """The factors of the units of each scale, (units,), that give the weights the least norm."""
+    weighing = [replace(s, axes=tuple(a for a in s.axes if a.weighs)) for s in scales]
+    squares = _squares(state, weighing)
+    factors = [torch.ones(len(scale.axes[0].index), dtype=torch.float64) for scale in scales]
+    for _ in range(SWEEPS):
+        change = 0.0
+        for scale, factor in zip(weighing, factors, strict=True):
+            made, read = (_sums(squares, scale, power) for power in (1, -1))  # (units,)
+            ratio = torch.where((made > 0) & (read > 0), read / made, 1.0)
+            squared = ratio ** _relaxed(scale)
+            multiply(squares, scale, squared)
+            factor *= squared.sqrt().to(factor)
+            change = max(change, float(ratio.log().abs().max()))
+        if change < 1e-9:
+            break
+    return factors
 
-    With all others at rest the sum is a hyperbolic cosine around a unit's best factor, the root of
-    the ratio: any step of less than twice the way lowers it, and a long one carries a change
+
+def _squares(state: State, scales: Sequence[Scale]) -> dict[str, Tensor]:
+    """The squares of the weights, summed over all dimensions in which no axis tells units apart."""
+    dims: dict[str, set[int]] = defaultdict(set)
+    for axis in (axis for scale in scales for axis in scale.axes):
+        dims[axis.parameter] |= {*range(axis.dim, axis.dim + axis.span)}
+    squares = {k: state[k].square() for k in dims}
+    rest = {k: [d for d in range(v.dim()) if d not in dims[k]] for k, v in squares.items()}
+    return {k: v.sum(rest[k], keepdim=True) if rest[k] else v for k, v in squares.items()}
+
+
+def _sums(squares: State, scale: Scale, power: int) -> Tensor:
+    """For each unit the sum over the weights that go with this power of its factor."""
+    axes = [axis for axis in scale.axes if axis.power == power]
+    return torch.stack([axis.rows(squares[axis.parameter]).sum(1) for axis in axes]).sum(0)
+
+
+def _relaxed(scale: Scale) -> float:
+    """The power of |read|² / |made|² that the squares of its units' factors are, at once.
+
+    With all others at rest the sum is a hyperbolic cosine around a unit's best factor, the power
+    1/2: any step of less than twice the way lowers it, and a long one carries a change
     through all layers sooner. Units that read each other all move, and go half as far.
     """
-    weights = [axis.parameter for axis in scale.axes if axis.weighs]
+    weights = [axis.parameter for axis in scale.axes]
     return 0.4 if len({*weights}) < len(weights) else 0.8
-
-
-def _weights(state: State, scale: Scale, power: int) -> Tensor:
-    """The norm of the weights of each unit that go with this power of its factor."""
-    axes = [axis for axis in scale.axes if axis.weighs and axis.power == power]
-    return torch.cat([axis.rows(state[axis.parameter]) for axis in axes], 1).norm(dim=1)
 
 
 def _with_positive_gains(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
