@@ -104,7 +104,7 @@ def test_align_keeps_the_function_of_any_network(name, method, seed):
 
 
 @pytest.mark.parametrize("method", ["sequential", "coordinate"])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "vgg16_bn", "odd"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "depthwise", "odd"])
 @given(seed=SEEDS)
 @settings(max_examples=1)
 def test_balanced_networks_are_compared_whatever_their_scales(name, method, seed):
