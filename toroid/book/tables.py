@@ -131,7 +131,7 @@ def styled(table: pd.DataFrame, caption: str = "") -> Styler:
     shown = table.map(safe).rename(index=safe, columns=safe).rename_axis(index=safe, columns=safe)
     # the same table has the same name in any run: by default it is drawn at random
     name = hashlib.sha256(f"{caption}\n{shown.to_csv()}".encode()).hexdigest()[:8]
-    style = Styler(shown, uuid=name)
+    style = Styler(shown, uuid=name, cell_ids=False)  # ids are a third of a table
     return style.set_caption(safe(caption)) if caption else style
 
 
