@@ -291,21 +291,22 @@ def normalize(
 def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
     """Rescale every unit so that what makes it is as long as what reads it.
 
-    Of all rescalings of a network this one has the least sum of squares of its weights, a convex
-    function of the logarithms of the factors: layer after layer goes towards its best factors,
-    ``λ² = |read| / |made|``, until none changes (equi-normalisation, Stock et al. 2019). Where
-    `normalize` makes all units equal, here the length of a unit says how much it matters to what
-    follows; `align` compares such states with ``balanced=True``. Biases follow, and do not count. A
-    layer before a BatchNorm has no size of its own, and is that of the normal form.
+    Of all rescalings of the units between layers this one has the least sum of squares of the
+    weights, a convex function of the logarithms of the factors: layer after layer goes towards its
+    best factors, ``λ² = |read| / |made|``, until none changes (equi-normalisation, Stock et al.
+    2019). Where `normalize` makes all units equal, here the length of a unit says how much it
+    matters to what follows; `align` compares such states with ``balanced=True``. Biases follow, and
+    do not count. A layer before a BatchNorm has no size of its own: its rows start with the length
+    that `normalize` gives them, and then follow what they read.
 
     Args:
         state: State dict; it is not changed.
         symmetry: From `find_symmetries`.
 
     Returns:
-        The same for every rescaling of `state`, of the same function, with the same outputs: their
-        size is what counts the last layer, and with a BatchNorm before it that layer alone. A unit
-        that nothing makes, or nothing reads, has the scale that `normalize` gives it.
+        The same for every rescaling of `state`, with the same function and the same size of its
+        outputs, which sets how much the last layer counts. A unit that nothing makes, or nothing
+        reads, has the scale that `normalize` gives it.
 
     Raises:
         ValueError: As `normalize`.
@@ -373,8 +374,8 @@ def _relaxed(scale: Scale) -> float:
     """The power of |read|² / |made|² that the squares of its units' factors are, at once.
 
     With all others at rest the sum is a hyperbolic cosine around a unit's best factor, the power
-    1/2: any step of less than twice the way lowers it, and a long one carries a change
-    through all layers sooner. Units that read each other all move, and go half as far.
+    1/2: any step of less than twice the way lowers it, and a long one carries a change through all
+    layers sooner. Units that read each other all move, and go half as far.
     """
     weights = [axis.parameter for axis in scale.axes]
     return 0.4 if len({*weights}) < len(weights) else 0.8
