@@ -1,7 +1,10 @@
 """Steps that are done on the CPU and elsewhere, with the same numbers; run by test_device.py."""
 
+import json
 import sys
 import tempfile
+import traceback
+from functools import cache
 
 import pytest
 import torch
@@ -35,6 +38,7 @@ def close(here, away):
     torch.testing.assert_close(torch.tensor(here), torch.tensor(away), rtol=1e-3, atol=1e-4)
 
 
+@cache
 def both():
     """Two states, a network and training data, here and elsewhere; and the symmetry."""
     train = toroid.data.load("digits")[0].take(60)
@@ -139,7 +143,16 @@ def refusals():
     assert (x[torch.tensor([0])] * torch.tensor(2.0)).tolist() == [2.0]
 
 
+def failure(step):
+    """Why a step fails; empty if it does not."""
+    try:
+        with Watch():
+            globals()[step]()
+    except Exception:
+        return traceback.format_exc()
+    return ""
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with Watch():
-        globals()[sys.argv[1]]()
+    json.dump({step: failure(step) for step in sys.argv[1:]}, sys.stdout)
