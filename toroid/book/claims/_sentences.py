@@ -170,7 +170,7 @@ def _aligned(chains: pd.DataFrame) -> str:
 
 
 def _flatness(run: Run) -> list[str]:
-    clauses = []
+    clauses: list[str] = []
     for arch, part in run["flatness"].groupby("arch", sort=False):
         found = Flatness.of(part)
         clauses.append(
