@@ -121,7 +121,7 @@ def c3(run: Run) -> Verdict:
 
 
 def decay_share(table: pd.DataFrame) -> Estimate:
-    """How much of what RSGD gains in flatness its stronger weight decay gives to SGD alone.
+    """How much of the difference between RSGD and SGD its stronger weight decay makes alone.
 
     The mean local energy of SGD minus that of SGD with as much weight decay as RSGD, over that of
     SGD minus that of RSGD: 0 if weight decay does nothing, 1 if it does all.

@@ -170,18 +170,19 @@ def _aligned(chains: pd.DataFrame) -> str:
 
 
 def _flatness(run: Run) -> list[str]:
-    clauses = []
+    clauses: list[str] = []
     for arch, part in run["flatness"].groupby("arch", sort=False):
         found = Flatness.of(part)
         clauses.append(
-            f"In {arch} RSGD is flatter than SGD in {found.flat} pairs and SGD than ADV in "
-            f"{found.sharp}, and flatness and test error go together with τ = {found.tau}, "
-            f"without ADV {found.without}"
+            f"{'in' if clauses else 'In'} {arch} RSGD is flatter than SGD in {found.flat} pairs "
+            f"and SGD than ADV in {found.sharp}, and flatness and test error go together with "
+            f"τ = {found.tau}, without ADV {found.without}"
         )
         share = decay_share(part)
         if share.value == share.value:
             clauses.append(
-                f"of what RSGD is flatter than SGD a share of {share} comes with its weight decay"
+                f"of the difference between RSGD and SGD a share of {share} comes with RSGD's "
+                "weight decay"
             )
     clauses.append("a correlation over few settings does not say that flatness is the cause")
     return clauses
