@@ -785,7 +785,7 @@ def test_every_claim_says_what_it_asks_for_and_decides_the_kept_runs(name):
     assert found.verdict in [verdict for _, verdict in found.all]
 
 
-def test_the_answers_say_what_holds_what_only_in_small_networks_and_what_is_open():
+def test_the_answers_say_what_holds_what_in_part_what_does_not_and_what_is_open():
     table = curved((SHARP, SHARP), (SHARP, SHARP))
     flat = curved((FLAT, SHARP), (SHARP, SHARP))
     flat.loc[flat["kind"] == "RSGD-RSGD", "barrier"] = [0.001] * 3 + [0.2] * 3
@@ -795,13 +795,29 @@ def test_the_answers_say_what_holds_what_only_in_small_networks_and_what_is_open
         "C5": claims.decide("C5", [small, large]), "C6": claims.decide("C6", []),
         "C8": claims.decide("C8", []),
     }  # fmt: skip
-    holds, smaller, unknown = claims.answers(decided)
+    holds, partly, against, unknown = claims.answers(decided)
     assert holds == (
         "What holds: barriers along the geodesics between flat minima are small (C5: small)."
     )
-    assert smaller.startswith("What does not hold on the largest network: C5 on large: between")
+    assert partly == "What holds in part: nothing."
+    start = "What does not hold, at all or on the largest network:"
+    assert against.startswith(f"{start} C5 on large: between")
     assert unknown == "What is open, for what its runs lack: C6 (a kept run)."
     assert claims.answers({})[0] == "What holds: nothing."
+
+
+@pytest.mark.parametrize(
+    ("word", "at"), [(claims.REPRODUCED, 0), (claims.PARTLY, 1), (claims.NOT, 2)]
+)
+def test_a_claim_is_told_as_far_as_it_holds_and_once(word, at):
+    run = replace(run_of(barriers=curved((FLAT, SHARP), (SHARP, SHARP))), label="one")
+    verdict = claims.Verdict(word, "RSGD is flatter in 0 of 3 pairs.")
+    said = claims.answers({"C3": claims.Decided(run, verdict, [(run, verdict)])})
+    told = (
+        "C3: one" if word == claims.REPRODUCED else ": C3 on one: RSGD is flatter in 0 of 3 pairs."
+    )
+    assert told in said.pop(at)
+    assert all(sentence.endswith(": nothing.") for sentence in said)
 
 
 def test_the_ends_of_each_pair_are_its_barriers_before_and_after():

@@ -223,7 +223,7 @@ def summary(page: str, runs: Sequence[Run], claim: str | None = None) -> str:
 
 
 def answers(decided: Mapping[str, Decided]) -> list[str]:
-    """The empirical claims in three sentences: what holds, what in small ones only, what is open.
+    """The empirical claims in four sentences: what holds, in part, not, and what is open.
 
     Args:
         decided: By claim, the runs of each from the smallest to the largest.
@@ -232,29 +232,36 @@ def answers(decided: Mapping[str, Decided]) -> list[str]:
         A sentence of each kind; where there is nothing of a kind, it says so.
     """
     own = {name: d for name, d in decided.items() if CLAIMS[name].kind == "empirical"}
-    held, smaller, unknown = [], [], []
+    said: dict[str, list[str]] = {word: [] for word in WORDS}
     for name, (run, verdict, runs) in own.items():
         if run is None or verdict.word == UNDECIDED:
             more = f", and {n} more" if (n := len(verdict.missing) - 1) > 0 else ""
-            unknown.append(f"{name} ({verdict.missing[0]}{more})")
-        elif verdict.word != NOT:
-            what = CLAIMS[name].statement
-            told = what if what[:2].isupper() else what[0].lower() + what[1:]
-            part = " in part" if verdict.word == PARTLY else ""
-            held.append(f"{told.rstrip('.')} ({name}{part}: {run.label})")
-            later = runs[[other is run for other, _ in runs].index(True) + 1 :]
-            smaller += [
-                f"{name} on {other.label}: {found.evidence[0].lower()}{found.evidence[1:-1]}"
-                for other, found in later[-1:]
-                if found.regardless == NOT
-            ]
+            said[UNDECIDED].append(f"{name} ({verdict.missing[0]}{more})")
+        elif verdict.word == REPRODUCED:
+            told = _within(CLAIMS[name].statement)
+            said[REPRODUCED].append(f"{told} ({name}: {run.label})")
+        else:
+            said[verdict.word].append(_found(name, run, verdict))
+        if run and verdict.word in (REPRODUCED, PARTLY) and (last := runs[-1])[0] is not run:
+            said[NOT] += [_found(name, *last)] if last[1].regardless == NOT else []
     return [
-        f"{start} {'; '.join(found) or 'nothing'}."
-        for start, found in (
-            ("What holds:", held), ("What does not hold on the largest network:", smaller),
-            ("What is open, for what its runs lack:", unknown),
+        f"{start} {'; '.join(said[word]) or 'nothing'}."
+        for start, word in (
+            ("What holds:", REPRODUCED), ("What holds in part:", PARTLY),
+            ("What does not hold, at all or on the largest network:", NOT),
+            ("What is open, for what its runs lack:", UNDECIDED),
         )
     ]  # fmt: skip
+
+
+def _within(sentence: str) -> str:
+    """A sentence as a part of another."""
+    told = sentence if sentence[:2].isupper() else sentence[0].lower() + sentence[1:]
+    return told.rstrip(".")
+
+
+def _found(name: str, run: Run, verdict: Verdict) -> str:
+    return f"{name} on {run.label}: {_within(verdict.evidence)}"
 
 
 def _rank(run: Run, verdict: Verdict) -> tuple[float, ...]:
