@@ -186,6 +186,7 @@ def test_overlaps_stand_beside_theory():
     assert first["theory"] == pytest.approx(theory)
     assert first["N = 50"] == f"{theory + 0.03:.3f} ± 0.012"
     assert first["extrapolated"] == f"{theory + 0.01:.3f} ± 0.026"
+    assert {*table["counts"]} == {"yes"}
     assert table["in standard errors"].abs().max() == pytest.approx(
         experiments.deviation(written(0.01), "random", "q")
     )

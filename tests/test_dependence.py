@@ -122,9 +122,9 @@ def test_a_factor_in_one_sentence(barriers):
 def test_all_factors_in_one_sentence(barriers):
     scores = pd.DataFrame([{**s, "train_error": 0.01} for s in dependence.settings(BASE, LEVELS)])
     said = dependence.summary(barriers, scores, BASE)
-    assert "falls with width by -3.00 (-3.00 to -3.00), training images" in said
-    assert "it rises with learning rate by 1.00" in said
-    assert "not told apart over the range of weight decay by 0.00 (0.00 to 0.00), epochs" in said
+    assert "falls with: width -3.00 (-3.00 to -3.00), training images" in said
+    assert "it rises with: learning rate 1.00" in said
+    assert "not told apart over the range of: weight decay 0.00 (0.00 to 0.00), epochs" in said
     assert "with more images it falls further with the width" in said
 
 

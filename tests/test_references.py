@@ -105,8 +105,8 @@ def test_a_kept_run_says_where_it_comes_from(tmp_path, monkeypatch):
 
 def test_a_kept_run_without_a_data_set_is_labelled_by_its_preset():
     (run,) = references.kept("shallow", "predictions")
-    assert run.label == "large"
-    assert run.made.startswith("large: ")
+    assert run.label == "larger sizes"
+    assert run.made.startswith("larger sizes: ")
 
 
 def test_a_folder_of_images_is_kept_by_its_name(tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def bibtex(cited: dict) -> str:
         f"{a['family-names']}, {a['given-names']}" if "given-names" in a else f"{{{a['name']}}}"
         for a in cited["authors"]
     ]
-    numbers = {i["type"]: i["value"] for i in cited.get("identifiers", [])}
+    # what has a description is another version's
+    numbers = {i["type"]: i["value"] for i in cited.get("identifiers", []) if len(i) == 2}
     paper = cited["type"] == "conference-paper"
     fields = {
         "title": f"{{{cited['title']}}}", "author": " and ".join(people),

@@ -354,10 +354,10 @@ def summary(barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting) -> 
     blind = [factor for factor in FACTORS if guessing(barriers, minimizers, base, factor)]
     for factor in (factor for factor in FACTORS if factor not in blind):
         row = chosen(changes(barriers, base, factor), **PAPERS, split="train").iloc[0]
-        found[row["word"]].append(f"{FACTORS[factor]} by {estimate(row)}")
+        found[row["word"]].append(f"{FACTORS[factor]} {estimate(row)}")
     words = {
-        "falls": "The training barrier between aligned networks, on the geodesic, falls with",
-        "rises": "it rises with", "is not told apart": "it is not told apart over the range of",
+        "falls": "The training barrier between aligned networks, on the geodesic, falls with:",
+        "rises": "it rises with:", "is not told apart": "it is not told apart over the range of:",
     }  # fmt: skip
     clauses = [f"{words[k]} {', '.join(v) or 'none of them'}" for k, v in found.items()]
     where = ", ".join(FACTORS[factor] for factor in blind)
@@ -368,7 +368,7 @@ def summary(barriers: pd.DataFrame, minimizers: pd.DataFrame, base: Setting) -> 
     if blind:
         return f"{said}; {blank}."
     joint = chosen(interaction(barriers, base), **PAPERS, split="train").iloc[0]
-    return f"{said}; {with_images(joint['word'])} (by {estimate(joint)})."
+    return f"{said}; {with_images(joint['word'])}: {estimate(joint)}."
 
 
 def with_images(word: str) -> str:

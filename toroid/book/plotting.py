@@ -236,12 +236,15 @@ def connectivity(curves: pd.DataFrame, chance: float | None = None) -> Figure:
 SLIDE = (("raw", "straight"), ("normalised", "geodesic"))
 
 
-#: Algorithms of the claims, from flat to sharp.
-BARRIERS = ("replicated_sgd", "sgd", "adversarial")
+#: Algorithms of the claims, from flat to sharp, and the baseline.
+BARRIERS = ("replicated_sgd", "sgd", "adversarial", "sgd_decayed")
 
 
 @_styled
-def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float = 0.02) -> Figure:
+def barriers(
+    runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float = 0.02,
+    chance: float | None = None,
+) -> Figure:  # fmt: skip
     """Barriers before and after the symmetries are removed, run by run: a line for each pair.
 
     Args:
@@ -249,6 +252,7 @@ def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float 
             points.
         bound: A dashed line.
         least: Where the axis ends; barriers below are drawn there.
+        chance: The error of guessing, a fraction: a dotted line.
 
     Returns:
         A figure with a panel for each run, on one logarithmic axis.
@@ -268,6 +272,8 @@ def barriers(runs: Mapping[str, pd.DataFrame], bound: float = 1.0, least: float 
         ax.set(xlim=(-0.6, len(kinds) - 0.4), yscale="log")
         ax.set_title(textwrap.fill(name, 18), fontsize="small")
         ax.axhline(bound, color="black", linestyle="--", linewidth=0.8)
+        if chance is not None:
+            ax.axhline(100 * chance, color="black", linestyle=":", linewidth=0.8)
     axes[0, 0].set_ylabel("barrier of the training error (points)")
     axes[0, 0].set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
     return figure

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .. import data
 from .._files import write
-from .claims import Run
+from .claims import TITLES, Run
 from .parameters import declared, preset, presets, root
 
 __all__ = [
@@ -114,7 +114,7 @@ def kept(name: str, table: str) -> list[Kept]:
             continue
         numbers, info = reference(name, title, table)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
-        label = label_of(values) or title
+        label = label_of(values) or TITLES.get(title, title)
         made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
         found.append(Kept(label, numbers, made, values))
     return sorted(found, key=lambda run: _size(run.values))
@@ -132,7 +132,7 @@ def runs(name: str) -> list[Run]:
         info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
         tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
-        label = label_of(values) or title
+        label = label_of(values) or TITLES.get(title, title)
         made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
         found.append(Run.of(label, tables, values, info["stamp"], made))
     return sorted(found, key=lambda run: _size(run.values))
@@ -189,18 +189,6 @@ def _widths(values: Mapping[str, Any]) -> list[float]:
     return values.get("widths") or [values.get("width", 1.0)]
 
 
-#: What a reader calls data sets and networks; others have their own names.
-TITLES = {
-    "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
-    "digits-binary": "binary digits", "mnist-binary": "binary MNIST",
-    "fashion-mnist-binary": "binary Fashion-MNIST", "random-patterns": "random inputs",
-    "teacher-student": "a teacher", "hidden-manifold": "the hidden manifold",
-    "mlp": "MLP", "lenet": "LeNet", "vgg16": "VGG16", "vgg16_bn": "VGG16-BN",
-    "resnet18": "ResNet18", "binary_mlp": "binary MLP", "binary_committee": "binary committee",
-    "binary_cnn": "binary CNN",
-}  # fmt: skip
-
-
 def label_of(values: Mapping[str, Any]) -> str:
     """What a run was about, as far as it has a data set, networks, a number of images.
 
@@ -215,7 +203,10 @@ def label_of(values: Mapping[str, Any]) -> str:
     least, most = min(_widths(values)), max(_widths(values))
     widths = f"width {most:g}" if least == most else f"widths {least:g} to {most:g}"
     width = [widths] if archs and widths != "width 1" else []
-    return ", ".join([*(TITLES.get(arch, arch) for arch in archs), *width, *_data(values)])
+    algorithms = values.get("algorithms", [])
+    alone = algorithms if len(algorithms) == 1 else []
+    archs, alone = ([TITLES.get(name, name) for name in names] for names in (archs, alone))
+    return ", ".join([*archs, *width, *alone, *_data(values)])
 
 
 def _data(values: Mapping[str, Any]) -> list[str]:

@@ -50,7 +50,18 @@ from typing import NamedTuple
 import pandas as pd
 
 from ._binary import c7, parts_of
-from ._flatness import Flatness, angle_column, c3, c4, closeness, decay_share, sides
+from ._flatness import (
+    Flatness,
+    angle_column,
+    c3,
+    c4,
+    closeness,
+    decay_closeness,
+    decay_share,
+    energies,
+    flattest,
+    sides,
+)
 from ._identities import c1, c8, c9
 from ._paths import (
     AFTER,
@@ -70,9 +81,9 @@ from ._paths import (
     under,
 )
 from ._runs import ALGORITHMS, UNTRAINED, WITHIN, Run, Scale, missing
-from ._sentences import barrier_table, matching_table, shows, work
+from ._sentences import barrier_table, freely, left_out, matching_table, shows, work
 from ._statistics import Chance, Estimate, Networks, Sample, correlation, written
-from ._words import NOT, PARTLY, REPRODUCED, UNDECIDED, WORDS, Claim, Verdict
+from ._words import NOT, PARTLY, REPRODUCED, TITLES, UNDECIDED, WORDS, Claim, Verdict
 
 __all__ = [
     "AFTER",
@@ -82,6 +93,7 @@ __all__ = [
     "NOT",
     "PARTLY",
     "REPRODUCED",
+    "TITLES",
     "UNDECIDED",
     "UNTRAINED",
     "WITHIN",
@@ -114,11 +126,16 @@ __all__ = [
     "closeness",
     "contrasts",
     "correlation",
+    "decay_closeness",
     "decay_share",
     "decide",
     "ends",
+    "energies",
+    "flattest",
+    "freely",
     "gains",
     "headline",
+    "left_out",
     "matching_table",
     "matchings",
     "means",
@@ -225,33 +242,57 @@ def summary(page: str, runs: Sequence[Run], claim: str | None = None) -> str:
 def answers(decided: Mapping[str, Decided]) -> list[str]:
     """The empirical claims in four sentences: what holds, in part, not, and what is open.
 
+    Beside the decisive run of a claim they tell the largest, whatever it misses, and the last one.
+
     Args:
         decided: By claim, the runs of each from the smallest to the largest.
 
     Returns:
         A sentence of each kind; where there is nothing of a kind, it says so.
     """
-    own = {name: d for name, d in decided.items() if CLAIMS[name].kind == "empirical"}
     said: dict[str, list[str]] = {word: [] for word in WORDS}
-    for name, (run, verdict, runs) in own.items():
-        if run is None or verdict.word == UNDECIDED:
-            more = f", and {n} more" if (n := len(verdict.missing) - 1) > 0 else ""
-            said[UNDECIDED].append(f"{name} ({verdict.missing[0]}{more})")
-        elif verdict.word == REPRODUCED:
-            told = _within(CLAIMS[name].statement)
-            said[REPRODUCED].append(f"{told} ({name}: {run.label})")
-        else:
+    for name, found in decided.items():
+        if CLAIMS[name].kind != "empirical":
+            continue
+        if found.run is None:
+            said[UNDECIDED].append(f"{name} ({found.verdict.missing[0]})")
+            continue
+        said[found.verdict.word].append(_told(name, found.run, found.verdict))
+        for run, verdict in _beside(found):
             said[verdict.word].append(_found(name, run, verdict))
-        if run and verdict.word in (REPRODUCED, PARTLY) and (last := runs[-1])[0] is not run:
-            said[NOT] += [_found(name, *last)] if last[1].regardless == NOT else []
     return [
         f"{start} {'; '.join(said[word]) or 'nothing'}."
         for start, word in (
             ("What holds:", REPRODUCED), ("What holds in part:", PARTLY),
-            ("What does not hold, at all or on the largest network:", NOT),
-            ("What is open, for what its runs lack:", UNDECIDED),
+            ("What does not hold:", NOT),
+            ("What is open, for the precondition in brackets:", UNDECIDED),
         )
     ]  # fmt: skip
+
+
+def _beside(found: Decided) -> list[tuple[Run, Verdict]]:
+    """The largest run, whatever it misses, and the last one, if not decisive."""
+    largest = max(found.all, key=lambda pair: _sizes(pair[0]))
+    several = [largest, *(found.all[-1:] if found.all[-1] is not largest else [])]
+    return [pair for pair in several if pair[0] is not found.run]
+
+
+def _told(name: str, run: Run, verdict: Verdict) -> str:
+    """What the decisive run says: the claim itself where it holds."""
+    if verdict.word != REPRODUCED:
+        return _found(name, run, verdict)
+    but = f", {verdict.but}" if verdict.but else ""
+    return f"{_within(CLAIMS[name].statement)} ({name}: {run.label}{but})"
+
+
+def _found(name: str, run: Run, verdict: Verdict) -> str:
+    """What a run found, and what it lacks for a verdict."""
+    if not verdict.missing:
+        return f"{name} on {run.label}: {_within(verdict.evidence)}"
+    more = f", and {n} more" if (n := len(verdict.missing) - 1) > 0 else ""
+    alone = f", {verdict.regardless} by the test alone" if verdict.regardless else ""
+    told = f": {_within(verdict.evidence)}" if verdict.regardless == NOT else ""
+    return f"{name} on {run.label} ({verdict.missing[0]}{more}){alone}{told}"
 
 
 def _within(sentence: str) -> str:
@@ -260,15 +301,15 @@ def _within(sentence: str) -> str:
     return told.rstrip(".")
 
 
-def _found(name: str, run: Run, verdict: Verdict) -> str:
-    return f"{name} on {run.label}: {_within(verdict.evidence)}"
-
-
 def _rank(run: Run, verdict: Verdict) -> tuple[float, ...]:
     """A run that misses a precondition never outranks one that meets them all."""
+    return not verdict.missing, *_sizes(run)
+
+
+def _sizes(run: Run) -> tuple[float, ...]:
     scale = run.scale
     sizes = (scale.images, scale.width, scale.seeds)
-    return (not verdict.missing, *(size if size == size else 0 for size in sizes))
+    return tuple(size if size == size else 0 for size in sizes)
 
 
 def by_matching(name: str, run: Run) -> dict[str, Verdict]:

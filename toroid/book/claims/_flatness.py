@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from ._paths import PAPERS, treated
-from ._runs import ALGORITHMS, SHORT, UNTRAINED, WITHIN, Run, missing
+from ._runs import (
+    ALGORITHMS,
+    DECAYED,
+    DECAYED_PAIRS,
+    SHORT,
+    UNTRAINED,
+    WITHIN,
+    Run,
+    missing,
+)
 from ._statistics import (
     Estimate,
     Networks,
@@ -16,11 +26,20 @@ from ._statistics import (
     Settings,
     correlation,
     networks_in,
+    written,
 )
-from ._words import NOT, PARTLY, REPRODUCED, UNDECIDED, Verdict, decide, undecided
+from ._words import (
+    NOT,
+    PARTLY,
+    REPRODUCED,
+    TITLES,
+    UNDECIDED,
+    Verdict,
+    decide,
+    undecided,
+)
 
 SETTING = ["width", "lr", "batch_size", "seed"]
-DECAYED = "sgd_decayed"
 
 
 class Flatness(NamedTuple):
@@ -64,6 +83,12 @@ class Flatness(NamedTuple):
         return self.tau.positive and self.without.positive
 
 
+def by_arch(table: pd.DataFrame) -> dict[str, Flatness]:
+    """What C3 asks of each architecture, by what a reader calls it."""
+    parts = table.groupby("arch", sort=False)
+    return {TITLES.get(str(arch), str(arch)): Flatness.of(part) for arch, part in parts}
+
+
 def _names(table: pd.DataFrame) -> list[tuple[Any, ...]]:
     """Setting and seed of each row."""
     return list(table[[c for c in SETTING if c in table]].itertuples(index=False, name=None))
@@ -93,11 +118,12 @@ def c3(run: Run) -> Verdict:
     lacking = list(missing(run))
     if table.empty or not set(ALGORITHMS) <= set(table["algorithm"]):
         return undecided(*lacking, "local energies of all three algorithms")
-    archs = {str(arch): Flatness.of(part) for arch, part in table.groupby("arch", sort=False)}
+    archs = by_arch(table)
     for arch, part in table.groupby("arch", sort=False):
         own = part[part["algorithm"].isin(ALGORITHMS)]
         if holes := int(_settings(own).wide.isna().to_numpy().sum()):
-            lacking.append(f"{holes} networks of {arch} (left out of its table)")
+            name = TITLES.get(str(arch), arch)
+            lacking.append(f"{holes} networks of {name} (left out of its table)")
     word = REPRODUCED if all(f.ordered and f.predicted for f in archs.values()) else NOT
     if word == NOT and all(f.tau.positive for f in archs.values()):
         word = PARTLY
@@ -109,15 +135,67 @@ def c3(run: Run) -> Verdict:
         parts[f"{arch}: τ without ADV"] = str(found.without)
     name, least = min(archs.items(), key=lambda item: item[1].without.low)
     evidence = "; ".join(
-        f"{arch}: RSGD is flatter than SGD in {f.flat} pairs, SGD than ADV in {f.sharp}; τ with "
+        (f"{arch}: " if len(archs) > 1 else "")
+        + f"RSGD is flatter than SGD in {f.flat} pairs, SGD than ADV in {f.sharp}; τ with "
         f"the test error is {f.tau}, without ADV {f.without}"
         for arch, f in archs.items()
     )
     return decide(
-        word, evidence + ".", tuple(lacking), number=least.without, parts=parts,
+        word, evidence + _narrow(table) + ".", tuple(lacking), number=least.without, parts=parts,
         label=f"τ of local energy and test error without ADV, {name}",
         networks=sum(f.networks for f in archs.values()),
     )  # fmt: skip
+
+
+def _narrow(table: pd.DataFrame) -> str:
+    """A warning where intervals are drawn over so few settings that they are too narrow."""
+    count = table[[c for c in SETTING if c in table]].drop_duplicates().shape[0]
+    return f" (intervals over {count} settings, narrower than they should be)" if count < 5 else ""
+
+
+def energies(run: Run) -> dict[str, float]:
+    """The mean local energy of each of the three algorithms, in points, by its short name.
+
+    Args:
+        run: Of a page that keeps a table ``flatness``; nothing where it lacks an algorithm.
+    """
+    table = run["flatness"]
+    if not {"algorithm", "local energy"} <= {*table}:
+        return {}
+    means = 100 * table.groupby("algorithm")["local energy"].mean().reindex(ALGORITHMS)
+    return {} if means.isna().any() else dict(zip(SHORT, means, strict=True))
+
+
+def flattest(run: Run) -> str:
+    """That the algorithms do not stand in the order of their local energies, where they do not.
+
+    Args:
+        run: As `energies`.
+    """
+    found = energies(run)
+    order = sorted(found, key=lambda name: found[name])
+    if tuple(order) in ((), SHORT):
+        return ""
+    listed = ", ".join(f"{name} {written(found[name])}" for name in order)
+    return (
+        f"in the order of the algorithms; by local energy {order[0]} is the flattest there, with "
+        f"{listed} points"
+    )
+
+
+def decay_closeness(found: Mapping[str, Sample]) -> Estimate | None:
+    """How much of what sets the closeness of RSGD pairs apart weight decay makes alone.
+
+    Args:
+        found: As `closeness`.
+
+    Returns:
+        SGD+ minus SGD over RSGD minus SGD; None where a kind of pairs is not there.
+    """
+    flat, middle = WITHIN[:2]
+    if not {flat, middle, DECAYED_PAIRS} <= found.keys():
+        return None
+    return (found[DECAYED_PAIRS] - found[middle]).over(found[flat] - found[middle]).estimate
 
 
 def decay_share(table: pd.DataFrame) -> Estimate:
@@ -180,14 +258,15 @@ def closeness(
         networks: Draws to share.
 
     Returns:
-        For each kind of pairs within an algorithm that is there.
+        For each kind of pairs within an algorithm that is there, the baseline's among them.
     """
     drawn, means = networks or Networks(table), {}
-    for kind in (UNTRAINED, *WITHIN):
+    kinds = (*WITHIN, DECAYED_PAIRS)
+    for kind in (UNTRAINED, *kinds):
         part = table[table["kind"] == kind]
         if len(part):
             means[kind] = drawn.mean(part, part[column])
-    return {kind: means[kind].over(means[UNTRAINED]).below() for kind in WITHIN if kind in means}
+    return {kind: means[kind].over(means[UNTRAINED]).below() for kind in kinds if kind in means}
 
 
 def c4(run: Run, matching: tuple[str, str] = PAPERS) -> Verdict:
@@ -250,8 +329,11 @@ def c4_of(run: Run, pairs: pd.DataFrame, column: str) -> Verdict:
             parts[f"test images predicted differently, {short} (%)"] = str(share)
     listed = ", ".join(f"{100 * v:.1f} % ({k})" for k, v in zip(SHORT, values, strict=True))
     evidence = f"Aligned pairs are closer than untrained ones by {listed}."
+    if DECAYED_PAIRS in found:
+        parts["closeness, SGD+"] = str(found[DECAYED_PAIRS].estimate)
+        parts["what SGD+ has of RSGD minus SGD"] = str(decay_closeness(found))
     return decide(
         word, evidence, lacking, number=found[WITHIN[0]].estimate, bound=0.05, parts=parts,
         label="closeness of flat pairs, 0 as untrained ones and 1 if alike",
-        networks=networks_in(within), pairs=len(within),
+        networks=networks_in(within), pairs=len(within), but=flattest(run),
     )  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ._runs import Run
+from ._statistics import written
 from ._words import NOT, PARTLY, REPRODUCED, Verdict, decide, undecided
 
 CHANGES = ["permuted", "rescaled", "normalised", "aligned"]
@@ -130,10 +131,7 @@ def c9(run: Run) -> Verdict:
         return undecided("points or predictions (not kept)")
     counted = points[~noisy(points)]
     others = [run[name] for name in ("overlaps", "negative") if len(run[name])]
-    left_out = {
-        "exact curves": int(noisy(points).sum()),
-        "theory": sum(noisy(t).sum() for t in others),
-    }
+    left_out = sum(noisy(t).sum() for t in others)
     off = (counted["measured"] - counted["exact"]).abs()
     with np.errstate(invalid="ignore", divide="ignore"):
         off = (off / counted["standard_error"]).where(off > 0, 0.0)
@@ -144,9 +142,9 @@ def c9(run: Run) -> Verdict:
         REPRODUCED if held == len(predictions) else PARTLY if 2 * held > len(predictions) else NOT
     )
     evidence = (
-        f"Of {len(counted)} points of exact curves the farthest is {off.max():.1f} standard errors "
-        f"away ({left_out['exact curves']} more are too noisy to count, and {left_out['theory']} "
-        f"that are held to theory); {held} of {len(predictions)} "
+        f"Of {len(points)} points of exact curves {len(counted)} count, and the farthest is "
+        f"{written(float(off.max()))} standard errors away; of those held to theory "
+        f"{left_out} are too noisy to count; {held} of {len(predictions)} "
         "predictions hold" + (f", not: {', '.join(failed)}." if len(failed) else ".")
     )
     parts = {"points that count": f"{len(counted)} of {len(points)}",

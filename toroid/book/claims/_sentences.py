@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from ._binary import alignment_lowers
-from ._flatness import Flatness, angle_column, closeness, decay_share
+from ._binary import alignment_lowers, parts_of
+from ._flatness import (
+    Flatness,
+    angle_column,
+    by_arch,
+    closeness,
+    decay_closeness,
+    decay_share,
+)
 from ._identities import library
 from ._paths import (
     AFTER,
@@ -19,7 +26,7 @@ from ._paths import (
     treated,
     under,
 )
-from ._runs import ALGORITHMS, SHORT, UNTRAINED, WITHIN, Run
+from ._runs import ALGORITHMS, DECAYED_PAIRS, SHORT, UNTRAINED, WITHIN, Run, above
 from ._statistics import Networks, written
 
 
@@ -70,7 +77,7 @@ def _connectivity(run: Run) -> list[str]:
     left = _left(train, networks)
     if not left:
         return ["This run has no pairs of the flattest algorithm on every kind of path"]
-    return [_ratios(train, networks), _work(left), _decayed(train, networks), _rest(left)]
+    return [_ratios(train, networks), _work(left), _decayed(run, train, networks), _rest(left)]
 
 
 def _ratios(train: pd.DataFrame, networks: Networks) -> str:
@@ -99,12 +106,33 @@ def _work(left: dict[str, float]) -> str:
     return f"neither symmetry lowers barriers ({sizes})"
 
 
-def _decayed(train: pd.DataFrame, networks: Networks) -> str:
-    """What weight decay does by itself, where it was measured."""
-    left = means(train, AFTER, networks=networks)
+def _decayed(run: Run, train: pd.DataFrame, networks: Networks) -> str:
+    """What weight decay does by itself, where it was measured, and which networks it lost."""
+    left, lost = means(train, AFTER, networks=networks), len(run.unfit)
     if "SGD+" not in left:
         return ""
-    return f"SGD with RSGD's weight decay leaves {written(left['SGD+'].value)}"
+    told = f"SGD with RSGD's weight decay leaves {written(left['SGD+'].value)}"
+    if not lost:
+        return told
+    most = 100 * run.unfit["train_error"].max()
+    return (
+        f"{told} ({lost} of its networks left out with a training error of {most:.2f} %"
+        f"{' at worst' * (lost > 1)})"
+    )
+
+
+def left_out(runs: Iterable[Run]) -> str:
+    """The networks of SGD+ that are in no mean, as they miss the training error.
+
+    Args:
+        runs: Of any page.
+    """
+    found = [
+        f"{run.label}, seed {row.seed} with {100 * row.train_error:.2f} %"
+        for run in runs
+        for row in run.unfit.itertuples()
+    ]
+    return "; ".join(found) or "none"
 
 
 def _rest(left: dict[str, float]) -> str:
@@ -137,6 +165,12 @@ def _distances(run: Run) -> list[str]:
         shares = 100 * aligned.groupby("kind")["disagreement"].mean().reindex(WITHIN)
         differ = ", ".join(f"{s:.1f} % ({k})" for k, s in zip(SHORT, shares, strict=True) if s == s)
         clauses.append(f"they predict another class for {differ} of the test images")
+    share = decay_closeness(close)
+    if share is not None:
+        clauses.append(
+            f"SGD with RSGD's weight decay reaches {100 * close[DECAYED_PAIRS].value:.1f} %, "
+            f"{share} of the way from SGD to RSGD"
+        )
     clauses.append("an angle does not say what two networks have learnt alike")
     return clauses
 
@@ -147,10 +181,13 @@ def _bend(run: Run) -> list[str]:
         [table["weights"], table["alignment"]], sort=False
     )
     listed = ", ".join(f"{w} {a} {x.sum()} of {len(x)}" for (w, a), x in good)
-    worst = 100 * table["chain, train"].median(), 100 * table["segment, train"].median()
+    normal = table[(table["weights"] == "normalised") & (table["alignment"] == "aligned")]
+    part = normal if len(normal) else table
+    chain, straight = (100 * part[f"{way}, train"].median() for way in ("chain", "segment"))
+    between = "between normalised and aligned networks " if len(normal) else ""
     return [
-        f"With one trained bend the largest training error on the way falls from "
-        f"{written(worst[1])} % to {written(worst[0])} % in the median pair; chains that stay "
+        f"With one trained bend {between}the largest training error on the way falls from "
+        f"{written(straight)} % to {written(chain)} % in the median pair; chains that stay "
         f"below 0.1 % everywhere: {listed}",
         _aligned(table),
     ]
@@ -171,10 +208,13 @@ def _aligned(chains: pd.DataFrame) -> str:
 
 def _flatness(run: Run) -> list[str]:
     clauses: list[str] = []
-    for arch, part in run["flatness"].groupby("arch", sort=False):
-        found = Flatness.of(part)
+    table = run["flatness"]
+    archs = by_arch(table)
+    parts = (part for _, part in table.groupby("arch", sort=False))
+    for (arch, found), part in zip(archs.items(), parts, strict=True):
+        start = f"{'in' if clauses else 'In'} {arch} " if len(archs) > 1 else ""
         clauses.append(
-            f"{'in' if clauses else 'In'} {arch} RSGD is flatter than SGD in {found.flat} pairs "
+            f"{start}RSGD is flatter than SGD in {found.flat} pairs "
             f"and SGD than ADV in {found.sharp}, and flatness and test error go together with "
             f"τ = {found.tau}, without ADV {found.without}"
         )
@@ -195,28 +235,43 @@ def _minimizers(run: Run) -> list[str]:
     listed = ", ".join(
         f"{100 * errors[a]:.1f} % ({name})" for a, name in names.items() if a in errors.index
     )
-    failed = int((table["failed"].fillna("") != "").sum())
+    lost = (table["failed"].fillna("") != "") | above(table)
     return [
-        f"Test errors are {listed}, {failed} of {len(table)} networks failed in their training, "
-        f"and the largest training error is {100 * table['train_error'].max():.2f} %",
+        f"Test errors are {listed}; {lost.sum()} of {len(table)} networks failed in their training "
+        f"or miss a training error of 0.5 %, and the largest is "
+        f"{100 * table['train_error'].max():.2f} %",
         "test errors alone do not say which minima are flat",
     ]
 
 
+def freely(run: Run) -> float:
+    """What the geodesic gains half way, without data, in points of the test error.
+
+    Args:
+        run: Of the page ``merging``.
+    """
+    half = _half_way(run)
+    return half["raw straight", "alone"] - half["geodesic", "alone"]
+
+
+def _half_way(run: Run) -> pd.Series:
+    """Test errors half way, in per cent, by path and repair."""
+    middle = run["curves"][(run["curves"]["t"] - 0.5).abs() < 1e-9]
+    return 100 * middle.groupby(["path", "repair"])["error"].mean()
+
+
 def _merging(run: Run) -> list[str]:
-    curves, merged = run["curves"], run["merged"]
-    half = (
-        curves[(curves["t"] - 0.5).abs() < 1e-9].groupby(["path", "repair"])["error"].mean() * 100
-    )
-    lost, free = half["raw straight", "alone"], half["geodesic", "alone"]
+    half, free, merged = _half_way(run), freely(run), run["merged"]
+    lost = half["raw straight", "alone"]
     gain = lost - half["raw straight", "repair"]
-    share = f", {100 * (lost - free) / gain:.0f} % of that" if gain >= 0.1 else ""
+    share = f", {100 * free / gain:.0f} % of that" if gain >= 0.1 and free > 0 else ""
+    does = "gains" if free >= 0 else "loses"
     errors = 100 * merged[merged["trained on"] == "all images"].groupby("way")["error"].mean()
     one, ceiling = errors.pop("one of them"), errors.pop("ensemble of the outputs")
     return [
-        f"Half way between two aligned networks {written(lost)} % of the test images are wrong on "
-        f"the raw straight line; repairing it with data gains {written(gain)} points, and the "
-        f"geodesic alone, without data, {written(lost - free)}{share}",
+        f"Half way between two aligned networks {lost:.2f} % of the test images are wrong on "
+        f"the raw straight line; repairing it with data gains {gain:.2f} points, and the "
+        f"geodesic alone, without data, {does} {abs(free):.2f}{share}",
         f"the best mean of two networks ({errors.idxmin()}) errs on {written(errors.min())} %, one "
         f"of them on {written(one)} %, and both together, as an ensemble, on {written(ceiling)} %",
         "a few pairs do not say which mean is the best for other networks",
@@ -226,10 +281,12 @@ def _merging(run: Run) -> list[str]:
 def _binary(run: Run) -> list[str]:
     table = run["barriers"]
     lowered, of = alignment_lowers(table[table["split"] == "train"])
-    found = Flatness.of(run["flatness"])
+    found, left = Flatness.of(run["flatness"]), parts_of(run)["C5"]
+    told = left.evidence.rstrip(".")
     return [
         f"Alignment lowers the mean barrier of {lowered} of {of} kinds of pairs, RSGD is flatter "
         f"than SGD in {found.flat} pairs and SGD than ADV in {found.sharp}",
+        f"{told[0].lower()}{told[1:]} (C5: {left.word})",
         "it says nothing of the geodesic, as binary networks have no scales",
     ]
 
@@ -238,7 +295,9 @@ def _classifiers(run: Run) -> list[str]:
     table = run["classifiers"]
     worst = table[["permuted", "rescaled", "normalised", "aligned"]].max().max()
     understood = (table["refused"].fillna("") == "").groupby(library(table), sort=False)
-    counts = [f"{x.sum()} of {len(x)} networks of {name}" for name, x in understood]
+    counts = [
+        f"{x.sum()} of {len(x)} network{'s' * (len(x) > 1)} of {name}" for name, x in understood
+    ]
     return [
         f"{' and '.join(counts)} are understood, and their outputs change by "
         f"{worst:.0e} at most when units are exchanged and rescaled",

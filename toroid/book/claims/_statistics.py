@@ -30,18 +30,6 @@ class Estimate(NamedTuple):
         """As pages print it."""
         return f"{written(self.value)} ({written(self.low)} to {written(self.high)})"
 
-    @classmethod
-    def read(cls, text: str) -> Estimate:
-        """A number and its interval from how pages print them.
-
-        Example:
-            >>> Estimate.read("0.75 (0.50 to 0.93)").low
-            0.5
-        """
-        value, _, ends = text.removesuffix(")").partition(" (")
-        words = {"not defined": np.nan, "infinite": np.inf, "-infinite": -np.inf}
-        return cls(*(float(words.get(x, x)) for x in (value, *ends.split(" to "))))
-
     @property
     def positive(self) -> bool:
         """Whether the whole interval is above 0."""

@@ -14,6 +14,18 @@ REPRODUCED, PARTLY, NOT = "reproduced", "partly reproduced", "not reproduced"
 UNDECIDED = "not decided at this scale"
 WORDS = (REPRODUCED, PARTLY, NOT, UNDECIDED)
 
+#: What a reader calls data sets, networks and algorithms; others have their own names.
+TITLES = {
+    "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10",
+    "digits-binary": "binary digits", "mnist-binary": "binary MNIST",
+    "fashion-mnist-binary": "binary Fashion-MNIST", "random-patterns": "random inputs",
+    "teacher-student": "a teacher", "hidden-manifold": "the hidden manifold",
+    "mlp": "MLP", "lenet": "LeNet", "vgg16": "VGG16", "vgg16_bn": "VGG16-BN",
+    "resnet18": "ResNet18", "binary_mlp": "binary MLP", "binary_committee": "binary committee",
+    "binary_cnn": "binary CNN", "replicated_sgd": "RSGD", "sgd": "SGD", "adversarial": "ADV",
+    "all": "all of torchvision", "large": "larger sizes",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -31,6 +43,7 @@ class Verdict:
         parts: What the claim is made of, each with a word or a number, one by one.
         missing: Preconditions that the run does not meet; none unless it is not decided.
         regardless: The word of the test alone, whatever is missing; empty where it has none.
+        but: What the claim's own words do not say of the run, a clause; empty if nothing.
     """
 
     word: str
@@ -43,6 +56,7 @@ class Verdict:
     parts: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     regardless: str = ""
+    but: str = ""
 
     def __post_init__(self) -> None:
         if self.word not in WORDS or (self.word == UNDECIDED) != bool(self.missing):

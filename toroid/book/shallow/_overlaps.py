@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ... import shallow
-from ._tables import farthest, line, rows, spread
+from ._tables import NOISY, farthest, line, rows, spread
 
 
 def sampled(learnt: pd.DataFrame, labels: str, kind: str, column: str) -> pd.DataFrame:
@@ -82,7 +82,8 @@ def overlaps_beside(learnt: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns ``labels, overlap, load, theory``, one for each size, ``extrapolated`` (these with
-        their standard errors), ``in standard errors`` (the distance from theory).
+        their standard errors), ``in standard errors`` (the distance from theory), ``counts`` (no
+        where it is too noisy to, see `farthest`).
     """
     found = []
     for labels, column in (("random", "q"), ("teacher", "q"), ("teacher", "R")):
@@ -96,7 +97,9 @@ def overlaps_beside(learnt: pd.DataFrame) -> pd.DataFrame:
             for size in learnt["size"].unique():
                 row[f"N = {size}"] = _estimate(*table.loc[(size, load), ["mean", "sem"]])
             row["extrapolated"] = _estimate(mean[load], errors[load])
-            found.append({**row, "in standard errors": (mean[load] - theory) / errors[load]})
+            row["in standard errors"] = (mean[load] - theory) / errors[load]
+            counts = errors[load] <= NOISY * abs(mean[load])
+            found.append({**row, "counts": "yes" if counts else "no"})
     return pd.DataFrame(found)
 
 
