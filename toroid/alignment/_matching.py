@@ -6,8 +6,8 @@ weights (the paper's), from there on by coordinate descent, or by what the units
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,21 +19,26 @@ from .._state import State, check_whole
 from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
-from ._overlaps import Overlaps, Similarity, assign, polar
+from ._overlaps import Overlap, Overlaps, Similarity, assign, polar
 from ._values import Values, values_on
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
+# for each parameter and place of it the axes of the groups that are not yet matched
+Waiting = dict[str, dict[Place, dict[str, Axis]]]
 
 
 def sequential(overlaps: Overlaps, keep: bool) -> Element:
     """Match a group, permute its producers and consumers, go on to the next."""
     symmetry = overlaps.symmetry
-    element, waiting = Element.identity(symmetry), _waiting(symmetry)
+    element, waiting = Element.identity(symmetry), _waiting(symmetry.groups)
     for group in symmetry.groups:
         step = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
         element = element.then(group, step)
         for axis in group.axes:
-            waiting[axis.parameter] -= Counter([axis.place])
+            held = waiting[axis.parameter]
+            held[axis.place].pop(group.name)
+            if not held[axis.place]:
+                held.pop(axis.place)
         if not keep:
             overlaps.forget(group)
     return element
@@ -85,49 +90,84 @@ def _joined(parts: Sequence[Group]) -> Group:
     return Group(name, scales, joined(flips) if flips else None)
 
 
-def _waiting(symmetry: Symmetry) -> dict[str, Counter[Place]]:
-    """For each parameter the places that units not yet matched scramble, and how many groups do."""
-    waiting: dict[str, Counter[Place]] = defaultdict(Counter)
-    for group in symmetry.groups:
+def _waiting(groups: Iterable[Group]) -> Waiting:
+    """Where units that are not yet matched scramble parameters."""
+    waiting: Waiting = defaultdict(lambda: defaultdict(dict))
+    for group in groups:
         for axis in group.axes:
-            waiting[axis.parameter][axis.place] += 1
+            waiting[axis.parameter][axis.place][group.name] = axis
     return waiting
+
+
+def _in_order(overlaps: Overlaps, waiting: Waiting, axis: Axis) -> Tensor | None:
+    """Which numbers of a unit are where they belong, (numbers,); None for all of them."""
+    others = {k: v for k, v in waiting[axis.parameter].items() if k != axis.place}
+    if not others:
+        return None
+    tensor = overlaps.a[axis.parameter]
+    mask = torch.ones_like(tensor, dtype=torch.bool)
+    for (_, dim, span), held in others.items():
+        if dim < axis.dim + axis.span and axis.dim < dim + span:  # each unit has others in order
+            return axis.rows(mask)[0] & False
+        shape = tensor.shape[dim : dim + span]
+        line = torch.ones(shape.numel(), dtype=torch.bool)
+        line[torch.cat([x.positions.flatten() for x in held.values()])] = False
+        rest = tensor.dim() - dim - span
+        mask &= line.view([1] * dim + [*shape] + [1] * rest).to(mask.device)
+    return axis.rows(mask)[0]
 
 
 def _cosines(
     overlaps: Overlaps,
     element: Element,
-    waiting: Mapping[str, Counter[Place]],
+    waiting: Waiting,
     group: Group,
     sure: bool = False,
     turns: bool = False,
 ) -> Similarity:
     """Cosines between all pairs of units: the mean over the group's vectors that are in order.
 
+    Of a vector that is so in part (what reads an input and a state side by side) the part counts.
     If none is, all are taken as they are; or, to be `sure`, none. Of units that are mixed (`turns`)
     products, not cosines: a turn leaves no unit its norm. Of a unit with a single number a cosine
     is a sign; there the numbers count, those of largest size as 1.
     """
+    makers = [(axis, _in_order(overlaps, waiting, axis)) for axes in group.makers for axis in axes]
+    order = {axis.place: numbers for axis, numbers in makers}
 
-    def in_order(axis: Axis) -> bool:
-        return not waiting[axis.parameter].keys() - {axis.place}
+    def ready(axis: Axis) -> bool:
+        numbers = order[axis.place]
+        return numbers is None or bool(numbers.any())
 
-    ready = [[axis for axis in axes if in_order(axis)] for axes in group.makers]
-    vectors = [axes for axes in (ready if sure or any(ready) else group.makers) if axes]
+    vectors = [[axis for axis in axes if ready(axis)] for axes in group.makers]
+    if not sure and not any(vectors):
+        vectors, order = group.makers, dict.fromkeys(order)
+    vectors = [axes for axes in vectors if axes]
     total = Similarity.zero(group, overlaps.like)
     for axes in vectors:
         products = Similarity.zero(group, overlaps.like)
         norms = overlaps.like.new_zeros(2, group.size)  # of the reference's units, the network's
-        single = sum(axis.count(overlaps.a[axis.parameter]) for axis in axes) == 1
+        count = 0
         for axis in axes:
-            overlap = overlaps.of(group, axis)
-            products.side(group, axis).add_(overlap.values(element))
-            norms += overlap.norms(element)
-        norms = norms.amax(1, keepdim=True).expand_as(norms) if single else norms
+            overlap, numbers = overlaps.of(group, axis), order[axis.place]
+            found = _compared(overlap, element, numbers)
+            products.side(group, axis).add_(found[0])
+            norms += found[1]
+            every = axis.count(overlaps.a[axis.parameter])
+            count += every if numbers is None else int(numbers.sum())
+        norms = norms.amax(1, keepdim=True).expand_as(norms) if count == 1 else norms
         for whole, part in zip(total, products, strict=True):
             if whole is not None and part is not None:
                 whole += part if turns else _over(part, *norms.sqrt()) / len(vectors)
     return total
+
+
+def _compared(overlap: Overlap, element: Element, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Products of all pairs of units in one parameter, and squared norms; of some numbers only."""
+    if numbers is None:
+        return overlap.values(element), overlap.norms(element)
+    a, b = overlap.axis.rows(overlap.a)[:, numbers], overlap.moved(element)[:, numbers]
+    return a @ b.T, torch.stack([x.square().sum(1) for x in (a, b)])
 
 
 def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
