@@ -20,18 +20,28 @@ from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
 from ._overlaps import Overlap, Overlaps, Similarity, assign, polar
-from ._values import Values, values_on
+from ._values import Values
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
 # for each parameter and place of it the axes of the groups that are not yet matched
 Waiting = dict[str, dict[Place, dict[str, Axis]]]
 
 
-def sequential(overlaps: Overlaps, keep: bool) -> Element:
-    """Match a group, permute its producers and consumers, go on to the next."""
+def sequential(
+    overlaps: Overlaps,
+    keep: bool,
+    start: Element | None = None,
+    groups: Sequence[Group] | None = None,
+) -> Element:
+    """Match a group, permute its producers and consumers, go on to the next.
+
+    All groups, or those that are left at a start.
+    """
     symmetry = overlaps.symmetry
-    element, waiting = Element.identity(symmetry), _waiting(symmetry.groups)
-    for group in symmetry.groups:
+    element = Element.identity(symmetry) if start is None else start
+    groups = symmetry.groups if groups is None else groups
+    waiting = _waiting(groups)
+    for group in groups:
         step = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
         element = element.then(group, step)
         for axis in group.axes:
@@ -198,57 +208,58 @@ def _restart(start: Element) -> Element:
 def by_activation(
     state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Data, task: Task
 ) -> Element:
-    """Match the correlations of the units' values over data."""
-    first, second = (values_on(model, s, inputs, task) for s in (to, state))
-    element = Element.identity(symmetry)
-    done = set[str]()
+    """Match the correlations of the units' values over data.
+
+    Groups without values (none is seen, or it is the same on all data) are matched by their weights
+    at last, front to back.
+    """
+    values = Values(model, (to, state), inputs, task, symmetry)
+    element, inside, done = Element.identity(symmetry), set[str](), set[str]()
     for group in symmetry.groups:
-        if group.name in done:
+        kinds = symmetry.inside(group)
+        seen = [parts for parts in kinds if values.known(_joined(parts))]
+        inside |= {part.name for parts in kinds for part in parts}
+        if group.name in inside or not (seen if kinds else values.known(group)):
             continue
-        step = _chosen(group, symmetry, partial(_correlations, first, second))
+        step = _chosen(group, symmetry, partial(_correlations, values))
         element = element.then(group, step)
-        sources = element.permutations[group.name].tolist()
-        for parts in symmetry.inside(group):  # units of one set with those of its partner
-            joined, turns = _joined(parts), parts[0].turn is not None
-            alike = _correlations(first, second, joined)
-            products = _correlations(first, second, joined, turns=True) if turns else alike
-            for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
-                where = _block(part, slot), _block(part, source)
-                turned = products.block(*where).turned() if turns else None
-                element = element.then(part, turned or alike.block(*where).step())
-                done.add(part.name)
+        done.add(group.name)
+        for parts in seen:  # units of one set with those of its partner
+            element = _inside(element, values, parts, element.permutations[group.name].tolist())
+            done |= {part.name for part in parts}
+    left = [group for group in symmetry.groups if group.name not in done]
+    return sequential(Overlaps(to, state, symmetry), False, element, left) if left else element
+
+
+def _inside(
+    element: Element, values: Values, parts: Sequence[Group], sources: Sequence[int]
+) -> Element:
+    """Match what is inside sets that were moved: of each with the set that was at its source."""
+    joined, turns = _joined(parts), parts[0].turn is not None
+    alike = _correlations(values, joined)
+    products = _correlations(values, joined, turns=True) if turns else alike
+    for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
+        where = _block(part, slot), _block(part, source)
+        turned = products.block(*where).turned() if turns else None
+        element = element.then(part, turned or alike.block(*where).step())
     return element
 
 
 def _correlations(
-    to: Values, run: Values, group: Group, sure: bool = True, turns: bool = False
+    values: Values, group: Group, sure: bool = True, turns: bool = False
 ) -> Similarity:
-    """Correlations between all pairs of units, over images and places; the mean over weights.
+    """Correlations between all pairs of units, over images and places; the mean over layers.
 
     Of units that are mixed (`turns`) covariances.
     """
-    pairs = list(zip(_units(to, group), _units(run, group), strict=True))
+    pairs = values.of(group)
     total = Similarity.zero(group, torch.empty(0, dtype=torch.float64))
-    for (axis, a), (_, b) in pairs:  # (units, images and places)
+    for odd, a, b in pairs:  # (units, images and places)
         a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
         a, b = (a, b) if turns else (unit_length(a), unit_length(b))
-        side = total.side(group, axis)
+        side = total.odd if odd and total.odd is not None else total.plain
         side += (a @ b.T).to(side) / len(pairs)
     return total
-
-
-def _units(run: Values, group: Group) -> list[tuple[Axis, Tensor]]:
-    """The values of a group's units, once for each weight that reads or makes them."""
-
-    def at(role: str, side: int) -> list[tuple[Axis, Tensor]]:
-        found = (
-            (axis, run[axis.parameter][side])
-            for axis in group.axes
-            if axis.role == role and axis.span == 1 and axis.parameter in run
-        )
-        return [(a, x[a.positions].flatten(1)) for a, x in found if int(a.positions.max()) < len(x)]
-
-    return at("in", 0) + at("out", 1)
 
 
 def unit_length(rows: Tensor) -> Tensor:
