@@ -232,6 +232,8 @@ def test_what_does_not_fit_is_said_in_one_sentence(capfd):
         run(model, torch.randn(9, 4))
     with pytest.raises(ValueError, match=r"'a\.weight' has shape \(8, 5\)"):
         run(Apply(model.function, a=nn.Linear(5, 8), c=nn.Linear(8, 3)), VECTORS)
+    with pytest.raises(ValueError, match="the units of 'a' compute NaN or infinite numbers"):
+        run(model, VECTORS * torch.inf)
     assert capfd.readouterr().err == ""
 
 

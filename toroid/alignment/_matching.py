@@ -255,6 +255,11 @@ def _correlations(
     pairs = values.of(group)
     total = Similarity.zero(group, torch.empty(0, dtype=torch.float64))
     for odd, a, b in pairs:  # (units, images and places)
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise ValueError(
+                f"the units of {group.name!r} compute NaN or infinite numbers on these inputs, "
+                "which are not compared; look at the inputs, or at running variances below 0"
+            )
         a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
         a, b = (a, b) if turns else (unit_length(a), unit_length(b))
         side = total.odd if odd and total.odd is not None else total.plain
