@@ -354,6 +354,28 @@ def test_units_that_a_single_number_makes_are_found_by_its_size(method, seed):
     assert gap(toroid.align(copy, to=state, symmetry=symmetry, method=method).state, state) == 0
 
 
+@pytest.mark.parametrize("method", ["sequential", "coordinate"])
+@pytest.mark.parametrize("numbers", [1, 5])
+@pytest.mark.parametrize("state_first", [False, True])
+@given(seed=SEEDS)
+@settings(max_examples=3)
+def test_a_matrix_that_reads_an_input_and_its_own_units(method, numbers, state_first, seed):
+    def forward(m, x):
+        h = x.new_zeros(len(x), 6)
+        for step in x.unbind(1):
+            h = torch.tanh(m.reads(torch.cat([h, step] if state_first else [step, h], 1)))
+        return m.end(h)
+
+    model = Apply(forward, reads=nn.Linear(numbers + 6, 6), end=nn.Linear(6, 2)).double()
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 3, numbers).double())
+    state = random_state(model, seed)
+    copy = toroid.permute(state, random_element(symmetry, seed)[0], symmetry)
+    copy = toroid.flip(copy, random_signs(symmetry, seed), symmetry)
+    found = toroid.align(copy, to=state, symmetry=symmetry, method=method)
+    assert gap(found.state, state) == 0
+    assert found.similarity["reads"] == pytest.approx(1)
+
+
 def test_the_report_says_which_groups_are_alike():
     model, _, symmetry = network("tanh")
     a, b = random_state(model, 0), random_state(model, 0)

@@ -6,8 +6,8 @@ weights (the paper's), from there on by coordinate descent, or by what the units
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,21 +19,36 @@ from .._state import State, check_whole
 from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
-from ._overlaps import Overlaps, Similarity, assign, polar
-from ._values import Values, values_on
+from ._overlaps import Overlap, Overlaps, Similarity, assign, polar
+from ._values import Values
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
+# for each parameter and place of it the axes of the groups that are not yet matched
+Waiting = dict[str, dict[Place, dict[str, Axis]]]
 
 
-def sequential(overlaps: Overlaps, keep: bool) -> Element:
-    """Match a group, permute its producers and consumers, go on to the next."""
+def sequential(
+    overlaps: Overlaps,
+    keep: bool,
+    start: Element | None = None,
+    groups: Sequence[Group] | None = None,
+) -> Element:
+    """Match a group, permute its producers and consumers, go on to the next.
+
+    All groups, or those that are left at a start.
+    """
     symmetry = overlaps.symmetry
-    element, waiting = Element.identity(symmetry), _waiting(symmetry)
-    for group in symmetry.groups:
+    element = Element.identity(symmetry) if start is None else start
+    groups = symmetry.groups if groups is None else groups
+    waiting = _waiting(groups)
+    for group in groups:
         step = _chosen(group, symmetry, partial(_cosines, overlaps, element, waiting))
         element = element.then(group, step)
         for axis in group.axes:
-            waiting[axis.parameter] -= Counter([axis.place])
+            held = waiting[axis.parameter]
+            held[axis.place].pop(group.name)
+            if not held[axis.place]:
+                held.pop(axis.place)
         if not keep:
             overlaps.forget(group)
     return element
@@ -85,49 +100,84 @@ def _joined(parts: Sequence[Group]) -> Group:
     return Group(name, scales, joined(flips) if flips else None)
 
 
-def _waiting(symmetry: Symmetry) -> dict[str, Counter[Place]]:
-    """For each parameter the places that units not yet matched scramble, and how many groups do."""
-    waiting: dict[str, Counter[Place]] = defaultdict(Counter)
-    for group in symmetry.groups:
+def _waiting(groups: Iterable[Group]) -> Waiting:
+    """Where units that are not yet matched scramble parameters."""
+    waiting: Waiting = defaultdict(lambda: defaultdict(dict))
+    for group in groups:
         for axis in group.axes:
-            waiting[axis.parameter][axis.place] += 1
+            waiting[axis.parameter][axis.place][group.name] = axis
     return waiting
+
+
+def _in_order(overlaps: Overlaps, waiting: Waiting, axis: Axis) -> Tensor | None:
+    """Which numbers of a unit are where they belong, (numbers,); None for all of them."""
+    others = {k: v for k, v in waiting[axis.parameter].items() if k != axis.place}
+    if not others:
+        return None
+    tensor = overlaps.a[axis.parameter]
+    mask = torch.ones_like(tensor, dtype=torch.bool)
+    for (_, dim, span), held in others.items():
+        if dim < axis.dim + axis.span and axis.dim < dim + span:  # each unit has others in order
+            return axis.rows(mask)[0] & False
+        shape = tensor.shape[dim : dim + span]
+        line = torch.ones(shape.numel(), dtype=torch.bool)
+        line[torch.cat([x.positions.flatten() for x in held.values()])] = False
+        rest = tensor.dim() - dim - span
+        mask &= line.view([1] * dim + [*shape] + [1] * rest).to(mask.device)
+    return axis.rows(mask)[0]
 
 
 def _cosines(
     overlaps: Overlaps,
     element: Element,
-    waiting: Mapping[str, Counter[Place]],
+    waiting: Waiting,
     group: Group,
     sure: bool = False,
     turns: bool = False,
 ) -> Similarity:
     """Cosines between all pairs of units: the mean over the group's vectors that are in order.
 
+    Of a vector that is so in part (what reads an input and a state side by side) the part counts.
     If none is, all are taken as they are; or, to be `sure`, none. Of units that are mixed (`turns`)
     products, not cosines: a turn leaves no unit its norm. Of a unit with a single number a cosine
     is a sign; there the numbers count, those of largest size as 1.
     """
+    makers = [(axis, _in_order(overlaps, waiting, axis)) for axes in group.makers for axis in axes]
+    order = {axis.place: numbers for axis, numbers in makers}
 
-    def in_order(axis: Axis) -> bool:
-        return not waiting[axis.parameter].keys() - {axis.place}
+    def ready(axis: Axis) -> bool:
+        numbers = order[axis.place]
+        return numbers is None or bool(numbers.any())
 
-    ready = [[axis for axis in axes if in_order(axis)] for axes in group.makers]
-    vectors = [axes for axes in (ready if sure or any(ready) else group.makers) if axes]
+    vectors = [[axis for axis in axes if ready(axis)] for axes in group.makers]
+    if not sure and not any(vectors):
+        vectors, order = group.makers, dict.fromkeys(order)
+    vectors = [axes for axes in vectors if axes]
     total = Similarity.zero(group, overlaps.like)
     for axes in vectors:
         products = Similarity.zero(group, overlaps.like)
         norms = overlaps.like.new_zeros(2, group.size)  # of the reference's units, the network's
-        single = sum(axis.count(overlaps.a[axis.parameter]) for axis in axes) == 1
+        count = 0
         for axis in axes:
-            overlap = overlaps.of(group, axis)
-            products.side(group, axis).add_(overlap.values(element))
-            norms += overlap.norms(element)
-        norms = norms.amax(1, keepdim=True).expand_as(norms) if single else norms
+            overlap, numbers = overlaps.of(group, axis), order[axis.place]
+            found = _compared(overlap, element, numbers)
+            products.side(group, axis).add_(found[0])
+            norms += found[1]
+            every = axis.count(overlaps.a[axis.parameter])
+            count += every if numbers is None else int(numbers.sum())
+        norms = norms.amax(1, keepdim=True).expand_as(norms) if count == 1 else norms
         for whole, part in zip(total, products, strict=True):
             if whole is not None and part is not None:
                 whole += part if turns else _over(part, *norms.sqrt()) / len(vectors)
     return total
+
+
+def _compared(overlap: Overlap, element: Element, numbers: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Products of all pairs of units in one parameter, and squared norms; of some numbers only."""
+    if numbers is None:
+        return overlap.values(element), overlap.norms(element)
+    a, b = overlap.axis.rows(overlap.a)[:, numbers], overlap.moved(element)[:, numbers]
+    return a @ b.T, torch.stack([x.square().sum(1) for x in (a, b)])
 
 
 def _over(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -158,57 +208,63 @@ def _restart(start: Element) -> Element:
 def by_activation(
     state: State, to: State, symmetry: Symmetry, model: nn.Module, inputs: Data, task: Task
 ) -> Element:
-    """Match the correlations of the units' values over data."""
-    first, second = (values_on(model, s, inputs, task) for s in (to, state))
-    element = Element.identity(symmetry)
-    done = set[str]()
+    """Match the correlations of the units' values over data.
+
+    Groups without values (none is seen, or it is the same on all data) are matched by their weights
+    at last, front to back.
+    """
+    values = Values(model, (to, state), inputs, task, symmetry)
+    element, inside, done = Element.identity(symmetry), set[str](), set[str]()
     for group in symmetry.groups:
-        if group.name in done:
+        kinds = symmetry.inside(group)
+        seen = [parts for parts in kinds if values.known(_joined(parts))]
+        inside |= {part.name for parts in kinds for part in parts}
+        if group.name in inside or not (seen if kinds else values.known(group)):
             continue
-        step = _chosen(group, symmetry, partial(_correlations, first, second))
+        step = _chosen(group, symmetry, partial(_correlations, values))
         element = element.then(group, step)
-        sources = element.permutations[group.name].tolist()
-        for parts in symmetry.inside(group):  # units of one set with those of its partner
-            joined, turns = _joined(parts), parts[0].turn is not None
-            alike = _correlations(first, second, joined)
-            products = _correlations(first, second, joined, turns=True) if turns else alike
-            for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
-                where = _block(part, slot), _block(part, source)
-                turned = products.block(*where).turned() if turns else None
-                element = element.then(part, turned or alike.block(*where).step())
-                done.add(part.name)
+        done.add(group.name)
+        for parts in seen:  # units of one set with those of its partner
+            element = _inside(element, values, parts, element.permutations[group.name].tolist())
+            done |= {part.name for part in parts}
+    left = [group for group in symmetry.groups if group.name not in done]
+    return sequential(Overlaps(to, state, symmetry), False, element, left) if left else element
+
+
+def _inside(
+    element: Element, values: Values, parts: Sequence[Group], sources: Sequence[int]
+) -> Element:
+    """Match what is inside sets that were moved: of each with the set that was at its source."""
+    joined, turns = _joined(parts), parts[0].turn is not None
+    alike = _correlations(values, joined)
+    products = _correlations(values, joined, turns=True) if turns else alike
+    for slot, (part, source) in enumerate(zip(parts, sources, strict=True)):
+        where = _block(part, slot), _block(part, source)
+        turned = products.block(*where).turned() if turns else None
+        element = element.then(part, turned or alike.block(*where).step())
     return element
 
 
 def _correlations(
-    to: Values, run: Values, group: Group, sure: bool = True, turns: bool = False
+    values: Values, group: Group, sure: bool = True, turns: bool = False
 ) -> Similarity:
-    """Correlations between all pairs of units, over images and places; the mean over weights.
+    """Correlations between all pairs of units, over images and places; the mean over layers.
 
     Of units that are mixed (`turns`) covariances.
     """
-    pairs = list(zip(_units(to, group), _units(run, group), strict=True))
+    pairs = values.of(group)
     total = Similarity.zero(group, torch.empty(0, dtype=torch.float64))
-    for (axis, a), (_, b) in pairs:  # (units, images and places)
+    for odd, a, b in pairs:  # (units, images and places)
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise ValueError(
+                f"the units of {group.name!r} compute NaN or infinite numbers on these inputs, "
+                "which are not compared; look at the inputs, or at running variances below 0"
+            )
         a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
         a, b = (a, b) if turns else (unit_length(a), unit_length(b))
-        side = total.side(group, axis)
+        side = total.odd if odd and total.odd is not None else total.plain
         side += (a @ b.T).to(side) / len(pairs)
     return total
-
-
-def _units(run: Values, group: Group) -> list[tuple[Axis, Tensor]]:
-    """The values of a group's units, once for each weight that reads or makes them."""
-
-    def at(role: str, side: int) -> list[tuple[Axis, Tensor]]:
-        found = (
-            (axis, run[axis.parameter][side])
-            for axis in group.axes
-            if axis.role == role and axis.span == 1 and axis.parameter in run
-        )
-        return [(a, x[a.positions].flatten(1)) for a, x in found if int(a.positions.max()) < len(x)]
-
-    return at("in", 0) + at("out", 1)
 
 
 def unit_length(rows: Tensor) -> Tensor:
