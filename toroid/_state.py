@@ -79,14 +79,34 @@ def check_module(model: object) -> None:
             )
 
 
-def check_finite(state: State) -> None:
-    """No tensor of a state holds NaN or infinite numbers."""
+def check_finite(state: State, moved: Set[str] | None = None) -> None:
+    """No tensor of a state holds NaN, and none that is moved (all, if not said) infinite numbers.
+
+    What stays may: the mask of an attention is of minus infinity.
+    """
     check_tensors(state)
     for name, tensor in state.items():
-        floating = tensor.is_floating_point() and tensor.numel()
-        # both ends of the range are NaN if one number is
-        if floating and not torch.stack(tensor.aminmax()).isfinite().all():
+        if not _finite(tensor) and (moved is None or name in moved or tensor.isnan().any()):
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # both ends of the range are NaN if one number is
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def between(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """The straight line ``(1 - t) a + t b``; infinite numbers, a mask's, are `a`'s."""
+    point = torch.lerp(a, b, t)
+    # what is trained is no mask
+    return point if point.requires_grad else torch.where(a.isinf(), a, point)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """``b - a``; 0 from infinite numbers, a mask's."""
+    return torch.where(a.isinf(), 0.0, b - a)
 
 
 def check_binary(state: State) -> None:
@@ -103,12 +123,21 @@ def check_binary(state: State) -> None:
 def check_pair(a: State, b: State) -> None:
     """Two states belong to one network: names, shapes, precision, and numbers that are no weights.
 
-    Integers (an order of units, a mask) are part of what a network computes; counters are not.
+    Integers (an order of units) and infinite numbers (a mask) are part of what a network computes;
+    counters are not.
     """
     check_alike(a, b)
     for name, tensor in a.items():
+        other = b[name]
+        if not (_finite(tensor) and _finite(other)):
+            infinite = tensor.isinf() | other.isinf()
+            if (infinite & (tensor != other)).any():
+                raise ValueError(
+                    f"{name!r} contains NaN or infinite numbers that the other state has not: "
+                    "no symmetry or path joins the two"
+                )
         steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
-        if steers and not torch.equal(tensor, b[name]):
+        if steers and not torch.equal(tensor, other):
             raise ValueError(
                 f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they "
                 "are of two networks, which no symmetry or path joins"

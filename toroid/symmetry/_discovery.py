@@ -190,7 +190,10 @@ def _verified(
     network = _cast(network, torch.float64 if exact else torch.float32).cpu()
     buffers = {k for k, _ in network.named_buffers()}
     state: State = {
-        k: _random_like(k, v, generator, k in buffers) for k, v in network.state_dict().items()
+        k: v
+        if k in buffers and _is_table(v, k in symmetry.parameters)
+        else _random_like(k, v, generator, k in buffers)
+        for k, v in network.state_dict().items()
     }
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
@@ -266,17 +269,26 @@ def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
     return replace(symmetry, groups=tuple(kept), output=output)
 
 
+def _is_table(buffer: Tensor, moved: bool) -> bool:
+    """Whether its numbers are part of the network: a mask, or what is no unit's and not all alike.
+
+    What is all alike, zeros as they begin, would hide what it is added to or multiplied by.
+    """
+    if not buffer.is_floating_point():
+        return False
+    return bool(buffer.isinf().any() or (not moved and (buffer != buffer.flatten()[:1]).any()))
+
+
 def _random_like(name: str, tensor: Any, generator: torch.Generator, buffer: bool = False) -> Any:
     """Random numbers of the size that keeps activations of order one; γ of both signs.
 
-    A buffer's stay positive, or infinite, where they are: it may be a variance, or a mask.
+    A buffer's stay positive where they are: it may be a variance.
     """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return tensor
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
     if buffer:
         numbers = torch.where(tensor > 0, numbers.abs() + 0.5, numbers)
-        numbers = torch.where(tensor.isfinite(), numbers, tensor)
     if name.endswith("running_var"):
         return numbers.abs() + 0.5
     if name.endswith("bias"):

@@ -220,14 +220,21 @@ def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[N
     for node in exported.graph.find_nodes(op="placeholder"):
         name = names.get(node.name) or lifted.get(node.name)
         number = constants.get(name) if name else None
-        if name in first and number is not None and number.is_floating_point():
-            buffer = node.name in signature.inputs_to_buffers
+        buffer = node.name in signature.inputs_to_buffers
+        if name in first and number is not None and _is_weight(number, buffer):
             values[node] = Weight(first[name], number.shape, buffer)
         elif number is not None:
             values[node] = number.detach().clone()
         else:
             values[node] = still(getattr(node.meta["val"], "shape", ()))
     return values
+
+
+def _is_weight(numbers: Tensor, buffer: bool) -> bool:
+    """Floating numbers, and no mask: minus infinity is a constant that no factor changes."""
+    if not numbers.is_floating_point():
+        return False
+    return not buffer or numbers.is_meta or not bool((numbers == -torch.inf).any())
 
 
 def _complex(result: Trace, exported: ExportedProgram, strict: bool) -> None:
