@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import Kept, Outputs, cast, plain, run, selected, structure
+from .._network import Outputs, cast, plain, run, selected, structure
 from .._state import State, check_choice, check_model, first_names
+from ._reading import same_noise, settled, untouched
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,9 @@ def same_function(
         check_model(state, model)
     check_choice("output", output, ("factor", "keep"))
     network, inputs = selected(structure(model), outputs), as_tuple(example)
-    kept = Kept(network)
-    if not kept.settled:
-        kept.settle(lambda: outputs_of(network, before, inputs))
-    first = outputs_of(network, before, inputs)
-    kept.forget()
-    second = outputs_of(network, after, inputs)
+    with untouched(model):
+        said = each_alone(network, before, inputs)
+        first, second = said(before, inputs), said(after, inputs)
     least = torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
     return compare(first, second, least, keep=output == "keep")
 
@@ -104,6 +103,22 @@ def compare(first: Tensor, second: Tensor, tolerance: float, keep: bool = False)
 def as_tuple(example: Any) -> tuple[Any, ...]:
     """The arguments that an example of a network's input stands for."""
     return example if isinstance(example, tuple) else (example,)
+
+
+def each_alone(
+    network: nn.Module, state: State, inputs: tuple[Any, ...]
+) -> Callable[[State, tuple[Any, ...]], Tensor]:
+    """From a state and inputs to the outputs, whatever was run before; all draw the same noise."""
+    kept = settled(network, lambda: outputs_of(network, state, inputs))
+
+    def said(state: State, inputs: tuple[Any, ...]) -> Tensor:
+        try:
+            with same_noise():
+                return outputs_of(network, state, inputs)
+        finally:
+            kept.forget()
+
+    return said
 
 
 @torch.no_grad()

@@ -17,10 +17,11 @@ from .._network import UnsupportedError, selected, structure
 from .._state import State, check_module
 from . import _graph
 from ._assembly import assemble
-from ._comparison import as_tuple, compare, outputs_of
+from ._comparison import as_tuple, compare, each_alone
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
 from ._labels import OWN, Slot, Trace
+from ._reading import untouched
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
 #: the function (`toroid.symmetry._labels.OWN`).
@@ -107,13 +108,14 @@ def find_symmetries(
         return symmetry
     network = selected(copy.deepcopy(structure(model)), outputs)
     precision = _graph.precision(exported)
-    try:
-        return _verified(symmetry, network, example, certain, precision)
-    except (RuntimeError, ValueError) as error:
-        # it makes numbers of its own, in the precision that it was written for
-        if precision != torch.float64 or isinstance(error, UnsupportedError):
-            raise
-        return _verified(symmetry, network, example, certain, torch.float32)
+    with untouched(model):
+        try:
+            return _verified(symmetry, network, example, certain, precision)
+        except (RuntimeError, ValueError) as error:
+            # it makes numbers of its own, in the precision that it was written for
+            if precision != torch.float64 or isinstance(error, UnsupportedError):
+                raise
+            return _verified(symmetry, network, example, certain, torch.float32)
 
 
 def _larger(trace: Trace, again: Callable[[bool], Trace]) -> tuple[Trace, Symmetry]:
@@ -189,21 +191,22 @@ def _verified(
     exact = precision == torch.float64
     network = _cast(network, torch.float64 if exact else torch.float32).cpu()
     buffers = {k for k, _ in network.named_buffers()}
+    tables = {k for k, v in network.named_buffers() if _is_table(v, k in symmetry.parameters)}
     state: State = {
-        k: v
-        if k in buffers and _is_table(v, k in symmetry.parameters)
-        else _random_like(k, v, generator, k in buffers)
+        k: v if k in tables else _random_like(k, v, generator, k in buffers)
         for k, v in network.state_dict().items()
     }
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
     like_example = partial(_random_like, "", generator=generator)
     inputs = [tree_map(like_example, as_tuple(example)) for _ in range(draws)]
-    before = torch.cat([outputs_of(network, state, x) for x in inputs])
+    outputs_of = each_alone(network, state, inputs[0])
+
+    def said(state: State) -> Tensor:
+        return torch.cat([outputs_of(state, x) for x in inputs])
 
     def alike(element: Element) -> bool:
-        moved = element.act(state)
-        after = torch.cat([outputs_of(network, moved, x) for x in inputs])
+        after = said(element.act(state))
         return bool(compare(before[:, finite], after[:, finite], tolerance))
 
     def wrong(*groups: Group) -> bool:
@@ -218,7 +221,7 @@ def _verified(
         groups = [g if g.name in sure else replace(g, turn=None) for g in symmetry.groups]
         return replace(symmetry, groups=tuple(groups))
 
-    tolerance = torch.finfo(precision).eps ** 0.5
+    tolerance, before = torch.finfo(precision).eps ** 0.5, said(state)
     finite = before.isfinite().all(0)
     if not finite.any():
         raise UnsupportedError(
@@ -274,9 +277,12 @@ def _is_table(buffer: Tensor, moved: bool) -> bool:
 
     What is all alike, zeros as they begin, would hide what it is added to or multiplied by.
     """
-    if not buffer.is_floating_point():
-        return False
-    return bool(buffer.isinf().any() or (not moved and (buffer != buffer.flatten()[:1]).any()))
+    alike = moved or bool((buffer == buffer.flatten()[:1]).all())
+    return not alike or _is_mask(buffer)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isinf().any())
 
 
 def _random_like(name: str, tensor: Any, generator: torch.Generator, buffer: bool = False) -> Any:
@@ -285,6 +291,8 @@ def _random_like(name: str, tensor: Any, generator: torch.Generator, buffer: boo
     A buffer's stay positive where they are: it may be a variance.
     """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return tensor
+    if not name and _is_mask(tensor):
         return tensor
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
     if buffer:

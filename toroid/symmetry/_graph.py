@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import (
-    ALONE,
     Outputs,
     UnsupportedError,
     cast,
@@ -29,6 +27,7 @@ from .._network import (
 )
 from .._state import first_names
 from ._labels import CLASSES, KINDS, OUTPUT, Label, Trace, Weight, still
+from ._reading import reading, same_noise, settled, untouched
 from ._rules import RULES, operation
 
 LARGE, SIDE = 160_000, 64  # inputs of so many numbers are cut, to sides of SIDE at least
@@ -45,28 +44,20 @@ def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedP
             raise ValueError("the example holds a NumPy array; pass tensors: torch.as_tensor()")
     network = selected(structure(model), outputs)
     try:
-        with ALONE, warnings.catch_warnings():
-            # what a module keeps for later is no concern of the graph
-            warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
+        with reading(model):
+            settled(network, lambda: network(*_copied(inputs)))
             return torch.export.export(network, inputs, strict=False)
     except GuardOnDataDependentSymNode as error:
         lines = [f"{x.filename}, line {x.lineno}: {x.line}" for x in _own_lines(error)]
         raise UnsupportedError(
             "cannot read the graph of this network: what it computes depends on numbers "
             f"({lines[-1]}), and no graph says both "
-            f"cases. {_out_of_forward(error)}"
+            "cases. Take the choice, or the check, out of forward"
         ) from error
     except UnsupportedError:
         raise
     except Exception as error:
         raise _not_exported(model, inputs, error) from error
-
-
-def _out_of_forward(error: BaseException) -> str:
-    """What to do about a choice that depends on numbers."""
-    if any(x.name == "_detect_is_causal_mask" for x in traceback.extract_tb(error.__traceback__)):
-        return "Say beside the mask whether it is causal: is_causal, or tgt_is_causal"
-    return "Take the choice, or the check, out of forward"
 
 
 def _own_lines(error: BaseException) -> list[traceback.FrameSummary]:
@@ -114,14 +105,18 @@ def _steps(exported: ExportedProgram) -> list[Any]:
 def _not_exported(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> Exception:
     """Why there is no graph: the example does not fit, or torch cannot read the network."""
     try:
-        with torch.no_grad():
-            structure(model)(*tree_map(lambda x: cast(x, x), inputs))
+        with untouched(model), torch.no_grad(), same_noise():
+            structure(model)(*_copied(inputs))
     except Exception as own:
         return ValueError(
             f"the model does not run on the example ({type(own).__name__}: {_first(own)}); pass an "
             "input as the model takes it, batch first, or a tuple of several"
         )
     return UnsupportedError(f"torch cannot export this network: {_first(error)}")
+
+
+def _copied(inputs: tuple[Any, ...]) -> Any:
+    return tree_map(lambda x: cast(x, x), inputs)
 
 
 def _first(error: Exception) -> str:
@@ -162,7 +157,9 @@ def trace(
     start = _placeholders(exported, first)
     _complex(result, exported, strict)
     try:
-        outputs = _walk(result, exported.graph_module, start, strict)
+        # numbers that it draws without an input are a constant, and not from the caller's generator
+        with same_noise():
+            outputs = _walk(result, exported.graph_module, start, strict)
     except UnsupportedError as error:
         advice = computed_weights(model)
         if not advice:
