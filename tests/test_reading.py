@@ -58,6 +58,7 @@ class Saving(nn.Module):
             "global": (lambda m, i, o: FEATURES.update(a=o), lambda: FEATURES),
             "object": (collector, lambda: collector.seen),
             "method": (collector.method, lambda: collector.seen),
+            "saver": (lambda m, i, o: collector.seen.append(o), lambda: collector.seen),
         }[way]
         self.a.register_forward_hook(hooks)
 
@@ -65,7 +66,7 @@ class Saving(nn.Module):
         return self.b(self.a(x).relu())
 
 
-WAYS = ["dict", "nested", "attribute", "closure", "global", "object", "method"]
+WAYS = ["dict", "nested", "attribute", "closure", "global", "object", "method", "saver"]
 
 
 @pytest.mark.parametrize("ran", [True, False])
@@ -89,7 +90,9 @@ def test_what_a_hook_has_kept_is_as_before(way, ran):
     values = [x.values() if isinstance(x, dict) else x for x in (before, now)]
     assert all(x is y for x, y in zip(*values, strict=True))
     model(X)
-    assert len(model.where()) == len(before) + (way in ("nested", "object", "method") or not before)
+    assert len(model.where()) == len(before) + (
+        way in ("nested", "object", "method", "saver") or not before
+    )
     assert type([*(model.where().values() if isinstance(held, dict) else model.where())][-1]) is (
         torch.Tensor
     )
@@ -194,3 +197,94 @@ def test_a_refusal_prints_no_graph(capfd):
     with pytest.raises(toroid.UnsupportedError, match="depends on numbers"):
         toroid.find_symmetries(model, torch.zeros(2, 5))
     assert capfd.readouterr() == ("", "")
+
+
+# --- packed sequences --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("lengths", [lambda x: [3, 2], lambda x: (x[..., 0] < 9).sum(1)])
+def test_packed_sequences_are_refused_with_a_way_out(lengths, strict, capfd):
+    def forward(m, x):
+        if m.packs:
+            x = nn.utils.rnn.pack_padded_sequence(
+                x, lengths(x), batch_first=True, enforce_sorted=False
+            )
+        return m.end(m.layer(x)[1][0][-1])
+
+    model = Apply(forward, layer=nn.LSTM(5, 6, batch_first=True), end=nn.Linear(6, 3)).double()
+    model.packs = True
+    x = STEPS[:2]
+    with pytest.raises(
+        toroid.UnsupportedError, match=r"packs sequences .*test_reading\.py.*padded"
+    ):
+        toroid.find_symmetries(model, x, strict=strict)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="does not run on the example"):
+        toroid.find_symmetries(model, x[..., :4])
+    model.packs = False
+    symmetry = toroid.find_symmetries(model, x)
+    permutations, factors = random_element(symmetry, 0)
+    model.packs, state = True, model.state_dict()
+    other = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    assert toroid.same_function(model, state, other, x, tolerance=1e-10)
+
+
+# --- arguments by name -------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def says(self, x):
+        return self.b(self.a(x).relu())
+
+
+class Keyword(Named):
+    def forward(self, *, x, labels=None):
+        return self.says(x)
+
+
+class Position(Named):
+    def forward(self, x, labels=None):
+        return self.says(x)
+
+
+class AnyName(Named):
+    def forward(self, **batch):
+        return self.says(batch["x"])
+
+
+class Whole(Named):
+    """Takes the dict itself, by a name that is in it."""
+
+    def forward(self, x):
+        return self.says(x["x"])
+
+
+@pytest.mark.parametrize("kind", [Keyword, Position, AnyName, Whole])
+def test_a_dict_is_arguments_by_name_where_forward_knows_them(kind):
+    model, example = kind().double(), {"x": X.clone()}
+    state, other, symmetry = moved(model, example)
+    assert [group.size for group in symmetry.groups] == [8]
+    assert toroid.same_function(model, state, other, example, tolerance=1e-10)
+    assert torch.equal(example["x"], X)
+
+
+def test_names_that_forward_does_not_know():
+    for example in ({"y": X}, {"x": X, "y": X}):
+        with pytest.raises(ValueError, match="does not run on the example"):
+            toroid.find_symmetries(Keyword().double(), example)
+
+
+def test_images_by_name_are_cut_and_given_by_name():
+    model = Apply(None, a=nn.Conv2d(3, 4, 3), b=nn.Linear(4, 3))
+    model.forward = _pooled.__get__(model)
+    symmetry = toroid.find_symmetries(model, {"image": torch.zeros(1, 3, 256, 256)})
+    assert [group.size for group in symmetry.groups] == [4]
+
+
+def _pooled(model, *, image):
+    return model.b(model.a(image).relu().mean((2, 3)))

@@ -6,6 +6,7 @@ import hashlib
 import math
 import operator
 import os
+from collections import Counter
 from collections.abc import Mapping, Set
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 State = Mapping[str, Tensor]
 
 
-#: What a checkpoint calls the state that it holds, and what wrappers put before each name.
+#: What a checkpoint calls the state that it holds.
 STATES = ("state_dict", "model_state_dict", "model", "net", "state")
-PREFIXES = ("module.", "_orig_mod.")
 
 
 def check_tensors(state: object) -> None:
@@ -47,13 +47,22 @@ def check_tensors(state: object) -> None:
 
 def prefixed(names: Set[str], wanted: Set[str]) -> str:
     """What to do about names that a wrapper of the model has put something before; or nothing."""
-    for prefix in PREFIXES:
-        if any(k.startswith(prefix) for k in names) and not names & wanted:
-            return (
-                f"; the names begin with {prefix!r}, as a wrapped model's: "
-                f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
-            )
+    if prefix := _prefix(names, wanted):
+        return (
+            f"; the names begin with {prefix!r}, as a wrapped model's: "
+            f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
+        )
     return ""
+
+
+def _prefix(names: Set[str], wanted: Set[str]) -> str:
+    """What most names begin with before one that is wanted, and most of those stand behind."""
+    found = Counter(k.removesuffix(w) for w in wanted for k in names if k.endswith(f".{w}"))
+    if not found or names & wanted:
+        return ""
+    prefix, count = max(found.items(), key=lambda item: (item[1], -len(item[0])))
+    begin = sum(name.startswith(prefix) for name in names)
+    return prefix if 2 * count > len(wanted) and 2 * begin > len(names) else ""
 
 
 def check_module(model: object) -> None:
@@ -181,7 +190,12 @@ def check_model(state: State, model: nn.Module) -> None:
     check_module(model)
     check_tensors(state)
     own = model.state_dict()
-    hint = prefixed(state.keys(), own.keys()) or prefixed(own.keys(), state.keys())
+    hint = prefixed(state.keys(), own.keys())
+    if prefix := _prefix(own.keys(), state.keys()):
+        hint = (
+            f"; the model's names begin with {prefix!r}, it is wrapped: pass the model inside, or "
+            f"the state as {{{prefix!r} + k: v for k, v in state.items()}}"
+        )
     if missing := sorted(own.keys() - state.keys()):
         raise ValueError(f"the state lacks {', '.join(missing[:5])} of the model{hint}")
     if extra := sorted(state.keys() - own.keys()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,11 +17,11 @@ from .._network import UnsupportedError, selected, structure
 from .._state import State, check_module
 from . import _graph
 from ._assembly import assemble
-from ._comparison import as_tuple, compare, each_alone
+from ._comparison import compare, each_alone
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
 from ._labels import OWN, Slot, Trace
-from ._reading import untouched
+from ._reading import check_forward, check_outputs, taken, untouched
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
 #: the function (`toroid.symmetry._labels.OWN`).
@@ -30,7 +30,7 @@ HELD = 0.1
 
 def find_symmetries(
     model: nn.Module,
-    example: Tensor | tuple[Any, ...],
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     strict: bool = True,
     verify: bool = True,
@@ -44,10 +44,10 @@ def find_symmetries(
 
     Args:
         model: Any module that exports; it is not changed.
-        example: An input of the shape the model takes, batch first, or a tuple of inputs; it is not
-            changed. Of a length as it is used, more than one: what the model computes from shapes
-            (angles of positions, say) is a constant of the graph, and the same for all units at
-            the first place.
+        example: An input of the shape the model takes, batch first, or a tuple of inputs; a dict is
+            arguments by name where ``forward`` knows the names. It is not changed. Of a length as
+            it is used, more than one: what the model computes from shapes (angles of positions,
+            say) is a constant of the graph, and the same for all units at the first place.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64 (in float32 if the network casts to that
@@ -68,7 +68,8 @@ def find_symmetries(
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
             the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
             left as they are and listed; but a group by hand that does it is an error).
-        ValueError: If `model` is no module, or `given` has a group that is found as well, or does
+        ValueError: If `model` is no module that can be read, does not run on the example, or
+            `given` has a group that is found as well, or does
             not fit the model.
 
     Example:
@@ -86,6 +87,9 @@ def find_symmetries(
             "a state dict does not say what is computed"
         )
     check_module(model)
+    _check_readable(model, verify)
+    check_outputs(outputs)
+    example = taken(model, example)
     whole = _graph.export(model, example, outputs)
     exported, less = _graph.smaller(model, example, outputs, whole)
     trace = _graph.trace(exported, model, strict)
@@ -116,6 +120,22 @@ def find_symmetries(
             if precision != torch.float64 or isinstance(error, UnsupportedError):
                 raise
             return _verified(symmetry, network, example, certain, torch.float32)
+
+
+def _check_readable(model: nn.Module, verify: bool) -> None:
+    """Modules that show a graph, and numbers if they are to be run."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name!r} of the model is a {type(module).__name__}, a scripted or traced module "
+                "that shows no graph: put the torch.nn.Module that it was made from in its place"
+            )
+    check_forward(model)
+    if verify and any(x.is_meta for x in model.state_dict().values()):
+        raise ValueError(
+            "the model is on the meta device, without numbers to verify with: pass verify=False, "
+            'or give it some, model.to_empty(device="cpu")'
+        )
 
 
 def _larger(trace: Trace, again: Callable[[bool], Trace]) -> tuple[Trace, Symmetry]:
@@ -199,7 +219,7 @@ def _verified(
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
     like_example = partial(_random_like, "", generator=generator)
-    inputs = [tree_map(like_example, as_tuple(example)) for _ in range(draws)]
+    inputs = [tree_map(like_example, example) for _ in range(draws)]
     outputs_of = each_alone(network, state, inputs[0])
 
     def said(state: State) -> Tensor:

@@ -7,16 +7,18 @@ import inspect
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import transformer
+from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import ALONE, Kept
+from .._network import ALONE, Kept, cast, structure
 from .._random import Drawing
 
 MISSING = object()
@@ -27,16 +29,24 @@ def reading(model: nn.Module) -> Iterator[None]:
     """What is exported within is of this model, or of a copy; what goes wrong is an error alone."""
     from torch.export import _trace  # brings SymPy along, which only an export needs
 
-    # torch looks at the numbers of a mask only to choose a faster kernel
-    said = ("_detect_is_causal_mask", lambda mask, causal=None, size=None: causal is True)
-    printed = ("print", lambda *words, **where: None)  # of the graph, up to where it failed
     with (
         ALONE, untouched(model), _quiet(), warnings.catch_warnings(),
-        _instead(transformer, *said), _instead(_trace, *printed),
+        _instead(transformer, "_detect_is_causal_mask", _flagged()),
+        _instead(_trace, "print", lambda *words, **where: None),  # the graph, up to where it failed
     ):  # fmt: skip
         # what a module keeps for later is no concern of the graph
         warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
         yield
+
+
+def _flagged() -> Callable[..., bool]:
+    """In this thread a mask is causal if it is said to be: its numbers choose a kernel alone."""
+    before, thread = transformer._detect_is_causal_mask, threading.get_ident()
+
+    def causal(mask: Any, flag: Any = None, size: Any = None) -> bool:
+        return flag is True if threading.get_ident() == thread else before(mask, flag, size)
+
+    return causal
 
 
 def same_noise() -> Drawing:
@@ -51,6 +61,79 @@ def settled(network: nn.Module, call: Callable[[], Any]) -> Kept:
         with same_noise(), torch.no_grad():
             kept.settle(call)
     return kept
+
+
+def check_forward(model: nn.Module) -> None:
+    """A copy of the model runs on its own weights."""
+    modules = {id(m) for m in model.modules()}
+    for name, module in model.named_modules():
+        # a method is copied with its module, a function goes on calling those it was made with
+        function = vars(module).get("forward")
+        things = _named(function) if inspect.isfunction(function) else []
+        if any(id(getattr(x, "__self__", x)) in modules for x in things):
+            raise ValueError(
+                f"{repr(name) + ' of the model' if name else 'the model'} has a function in place "
+                "of its forward that calls the model itself, whatever weights a copy is given: "
+                "write a subclass with that forward, or wrap the module in another one"
+            )
+
+
+def check_outputs(outputs: object) -> None:
+    """Which outputs count is said by a function."""
+    if outputs is not None and not callable(outputs):
+        raise ValueError(
+            f"outputs is {outputs!r}; it takes a function of what the model says, as "
+            'lambda out: out["logits"]'
+        )
+
+
+def taken(model: nn.Module, example: Any) -> Any:
+    """An example as the network takes it: a dict holds arguments by name, a tuple by place.
+
+    A dict is by name where `forward` knows its names, as in data, and does not take it as it is.
+    """
+    example = dict(example) if isinstance(example, Mapping) else example
+    leaves = tree_leaves(example)
+    if any(isinstance(x, np.ndarray) for x in leaves):
+        raise ValueError("the example holds a NumPy array; pass tensors: torch.as_tensor()")
+    first = next((x for x in leaves if isinstance(x, Tensor) and x.dim()), None)
+    if first is not None and not len(first):
+        raise ValueError(
+            f"the example is of shape {tuple(first.shape)}, no example at all; pass one or more, "
+            "batch first"
+        )
+    if not isinstance(example, dict) or not _knows(model, example):
+        return example if isinstance(example, tuple) else (example,)
+    return (example,) if not _runs(model, example) and _runs(model, (example,)) else example
+
+
+def _knows(model: nn.Module, names: Mapping[str, Any]) -> bool:
+    parameters = inspect.signature(model.forward).parameters
+    kinds = {p.kind for p in parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds or names.keys() <= parameters.keys()
+
+
+def _runs(model: nn.Module, example: Any) -> bool:
+    try:
+        with untouched(model):
+            said(structure(model), example)
+    except Exception:  # any code of a user's may fail
+        return False
+    return True
+
+
+def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """By place and by name."""
+    if isinstance(example, dict):
+        return (), example
+    return (example if isinstance(example, tuple) else (example,)), {}
+
+
+def said(network: nn.Module, example: Any) -> Any:
+    """What a network says, which may write into what it is given."""
+    args, named = tree_map(lambda x: cast(x, x), arguments(example))
+    with same_noise(), torch.no_grad():
+        return network(*args, **named)
 
 
 @contextmanager
@@ -80,8 +163,12 @@ def _put_back(held: Any, was: Any) -> None:
 def _containers(model: nn.Module) -> list[Any]:
     """The dicts and lists in which modules keep anything, and those that their hooks name."""
     modules = [*model.modules()]
-    hooks = [(*m._forward_hooks.values(), *m._forward_pre_hooks.values()) for m in modules]
-    todo: list[Any] = [*map(vars, modules), *chain.from_iterable(map(_named, chain(*hooks)))]
+    hooks = chain(*((*m._forward_hooks.values(), *m._forward_pre_hooks.values()) for m in modules))
+    todo: list[Any] = [*map(vars, modules)]
+    for hook in hooks:
+        things = [*_named(hook), hook, getattr(hook, "__self__", None)]
+        todo += things
+        todo += [vars(x) for x in things if hasattr(x, "__dict__") and not inspect.ismodule(x)]
     found: dict[int, Any] = {}
     while todo:
         held = todo.pop()
@@ -91,17 +178,18 @@ def _containers(model: nn.Module) -> list[Any]:
     return [held for held in found.values() if not isinstance(held, tuple)]
 
 
-def _named(hook: Any) -> Iterable[Any]:
-    """What a hook can write to: its object's attributes, and what its function names."""
-    owner, function = getattr(hook, "__self__", None), inspect.unwrap(hook)
-    if inspect.ismethod(function):
-        function = function.__func__
-    if inspect.isfunction(function):
-        names = inspect.getclosurevars(function)
-        yield from (*names.nonlocals.values(), *names.globals.values())
-    for thing in (owner, hook):
-        if hasattr(thing, "__dict__"):
-            yield vars(thing)
+def _named(function: Any) -> list[Any]:
+    """What a function refers to outside of itself, and what the functions in it do."""
+    todo, found, seen = [function], list[Any](), set[int]()
+    while todo:
+        one = todo.pop()
+        one = one.__func__ if inspect.ismethod(one) else one
+        if inspect.isfunction(one) and id(one) not in seen:
+            seen.add(id(one))
+            names = inspect.getclosurevars(one)
+            found += [*names.nonlocals.values(), *names.globals.values()]
+            todo += names.nonlocals.values()
+    return found
 
 
 @contextmanager
