@@ -1,5 +1,7 @@
 """A network is read in silence, and neither it, its hooks nor torch's generator know of it."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,6 +47,7 @@ class Saving(nn.Module):
     def __init__(self, way):
         super().__init__()
         self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.way = way
         self.feats, self.deep, self.last, own, collector = {}, {"x": []}, None, {}, Collector()
 
         def to_attribute(m, i, out):
@@ -58,15 +61,34 @@ class Saving(nn.Module):
             "global": (lambda m, i, o: FEATURES.update(a=o), lambda: FEATURES),
             "object": (collector, lambda: collector.seen),
             "method": (collector.method, lambda: collector.seen),
+            "partial": (
+                functools.partial(lambda name, m, i, o: own.update({name: o}), "a"),
+                lambda: own,
+            ),
+            "forward": (lambda m, i, o: None, lambda: FEATURES),
             "saver": (lambda m, i, o: collector.seen.append(o), lambda: collector.seen),
         }[way]
         self.a.register_forward_hook(hooks)
 
     def forward(self, x):
-        return self.b(self.a(x).relu())
+        x = self.a(x)
+        if self.way == "forward":
+            FEATURES["a"] = x.detach()
+        return self.b(x.relu())
 
 
-WAYS = ["dict", "nested", "attribute", "closure", "global", "object", "method", "saver"]
+WAYS = [
+    "dict",
+    "nested",
+    "attribute",
+    "closure",
+    "global",
+    "object",
+    "method",
+    "saver",
+    "partial",
+    "forward",
+]
 
 
 @pytest.mark.parametrize("ran", [True, False])
@@ -96,6 +118,13 @@ def test_what_a_hook_has_kept_is_as_before(way, ran):
     assert type([*(model.where().values() if isinstance(held, dict) else model.where())][-1]) is (
         torch.Tensor
     )
+
+
+def test_a_hook_may_name_what_is_not_there_yet():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    model[0].register_forward_hook(lambda m, i, out: None if len(out) else later)
+    assert [group.size for group in toroid.find_symmetries(model, X).groups] == [8]
+    later = None
 
 
 # --- states that are carried from call to call ------------------------------------------------------

@@ -8,7 +8,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -161,12 +161,11 @@ def _put_back(held: Any, was: Any) -> None:
 
 
 def _containers(model: nn.Module) -> list[Any]:
-    """The dicts and lists in which modules keep anything, and those that their hooks name."""
+    """The dicts and lists in which modules keep anything, and those that what they call names."""
     modules = [*model.modules()]
-    hooks = chain(*((*m._forward_hooks.values(), *m._forward_pre_hooks.values()) for m in modules))
     todo: list[Any] = [*map(vars, modules)]
-    for hook in hooks:
-        things = [*_named(hook), hook, getattr(hook, "__self__", None)]
+    for call in chain.from_iterable(map(_calls, modules)):
+        things = [*_named(call), call, getattr(call, "__self__", None)]
         todo += things
         todo += [vars(x) for x in things if hasattr(x, "__dict__") and not inspect.ismodule(x)]
     found: dict[int, Any] = {}
@@ -178,17 +177,23 @@ def _containers(model: nn.Module) -> list[Any]:
     return [held for held in found.values() if not isinstance(held, tuple)]
 
 
+def _calls(module: nn.Module) -> list[Any]:
+    hooks = (module._forward_pre_hooks, module._forward_hooks)
+    return [module.forward, *chain.from_iterable(each.values() for each in hooks)]
+
+
 def _named(function: Any) -> list[Any]:
     """What a function refers to outside of itself, and what the functions in it do."""
     todo, found, seen = [function], list[Any](), set[int]()
     while todo:
         one = todo.pop()
-        one = one.__func__ if inspect.ismethod(one) else one
+        one = getattr(one, "__func__", getattr(one, "func", one))  # of a method, of a partial
         if inspect.isfunction(one) and id(one) not in seen:
             seen.add(id(one))
-            names = inspect.getclosurevars(one)
-            found += [*names.nonlocals.values(), *names.globals.values()]
-            todo += names.nonlocals.values()
+            with suppress(ValueError):  # of a name that has no value yet
+                names = inspect.getclosurevars(one)
+                found += [*names.nonlocals.values(), *names.globals.values()]
+                todo += names.nonlocals.values()
     return found
 
 
