@@ -374,19 +374,6 @@ def test_an_operation_that_is_not_understood_is_named_with_its_line(name, functi
     assert sum(stay.size for stay in symmetry.stays) == 6
 
 
-def test_a_mask_that_torch_looks_at_is_refused_with_what_to_pass():
-    def forward(m, x):
-        return m.layers(x, mask=torch.triu(torch.ones(4, 4, dtype=torch.bool), 1), **m.told)
-
-    layer = nn.TransformerEncoderLayer(8, 2, 10, batch_first=True)
-    model = Apply(forward, layers=nn.TransformerEncoder(layer, 1, enable_nested_tensor=False))
-    model.told = {}
-    with pytest.raises(toroid.UnsupportedError, match="is_causal"):
-        toroid.find_symmetries(model, torch.randn(2, 4, 8))
-    model.told = {"is_causal": True}
-    assert toroid.find_symmetries(model, torch.randn(2, 4, 8)).groups
-
-
 def test_a_transformed_function_is_refused_and_torch_is_as_before():
     with pytest.raises(toroid.UnsupportedError, match=r"torch\.vmap.*test_rules\.py"):
         toroid.find_symmetries(Wrong(torch.vmap(torch.relu)), X)

@@ -323,6 +323,25 @@ def test_a_network_without_a_finite_output_cannot_be_verified():
         toroid.find_symmetries(model, torch.zeros(2, 4))
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_mask_in_the_state_is_what_one_beside_it_is(persistent):
+    layer = nn.TransformerEncoderLayer(8, 2, 6, batch_first=True)
+    model = Apply(lambda m, x: m.end(m.layer(x, src_mask=m.mask)), layer=layer, end=nn.Linear(8, 3))
+    mask = torch.full((4, 4), -torch.inf).triu(1)
+    model.register_buffer("mask", mask, persistent=persistent)
+    groups = toroid.find_symmetries(model, torch.randn(2, 4, 8)).groups
+    assert sorted(group.size for group in groups) == [2, 4, 4, 4, 4, 6]
+
+
+def test_a_table_that_no_unit_is_of_keeps_its_numbers():
+    """Random ones would have no logarithm."""
+    model = Apply(
+        lambda m, x: m.b(m.a(x).relu() * (torch.arange(5) * m.shares.neg().log1p()).sum()),
+        a=nn.Linear(4, 6), b=nn.Linear(6, 3), shares=torch.linspace(0.1, 0.9, 5),
+    )  # fmt: skip
+    assert [g.size for g in toroid.find_symmetries(model, torch.zeros(2, 4)).groups] == [6]
+
+
 def test_networks_without_units_have_no_groups():
     for model in (nn.Flatten(), nn.Sequential(nn.ReLU())):
         symmetry = toroid.find_symmetries(model, torch.zeros(2, 4))

@@ -9,7 +9,7 @@ import torch
 import toroid
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import ALL, gap, network, random_element, random_state
+from networks import ALL, Apply, gap, network, random_element, random_state
 from scipy.optimize import minimize
 from toroid.torus import Torus
 
@@ -444,7 +444,7 @@ def test_what_is_given_is_checked_once(monkeypatch):
     model, example, _ = network("vgg16_bn")
     data = toroid.data.Dataset(example, torch.arange(len(example)) % 5, 5)
     checked = []
-    monkeypatch.setattr(toroid.torus, "check_finite", lambda state: checked.append("finite"))
+    monkeypatch.setattr(toroid.torus, "check_finite", lambda *given: checked.append("finite"))
     for module in (toroid.torus, toroid.alignment._align, toroid.symmetry._actions):
         monkeypatch.setattr(module, "check_state", lambda state, symmetry: checked.append("fits"))
     calls = {
@@ -487,3 +487,61 @@ def test_a_kept_output_says_what_it_said():
     torch.testing.assert_close(middle["4.bias"], (kept["4.bias"] + other["4.bias"]) / 2)
     with pytest.raises(ValueError, match="output is 'all'"):
         toroid.normalize(state, symmetry, output="all")
+
+
+# --- masks: what is infinite at both ends stays -----------------------------------------------------
+
+
+def looking_back(seed):
+    """A network of words whose attention has a mask in its state."""
+    torch.manual_seed(seed)
+    heads = torch.nn.MultiheadAttention(4, 2, batch_first=True)
+    return Apply(
+        lambda m, i: m.end(m.heads(*3 * (m.embed(i),), attn_mask=m.mask)[0].relu())[:, -1],
+        embed=torch.nn.Embedding(7, 4), heads=heads, end=torch.nn.Linear(4, 3),
+        mask=torch.full((5, 5), -math.inf).triu(1),
+    ).double()  # fmt: skip
+
+
+def finite(state):
+    return {k: v for k, v in state.items() if k != "mask"}
+
+
+WORDS = torch.randint(7, (6, 5), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_mask_of_infinite_numbers_stays_as_it_is():
+    models = [looking_back(seed) for seed in range(3)]
+    symmetry = toroid.find_symmetries(models[0], WORDS)
+    assert "mask" not in symmetry.parameters
+    raw = [m.state_dict() for m in models]
+    a, b, c = (toroid.normalize(s, symmetry) for s in raw)
+    assert toroid.same_function(models[0], raw[0], a, WORDS, tolerance=1e-10)
+    data = toroid.data.Dataset(WORDS, torch.arange(6) % 3, 3)
+    way = toroid.direction(a, models[0], symmetry=symmetry)
+    found = [
+        toroid.Linear(raw[0], raw[1])(0.5), toroid.Polygon(*raw)(0.25), toroid.Ray(a, way)(0.3),
+        toroid.Geodesic(a, b, symmetry)(0.5), toroid.exp(a, way, symmetry),
+        toroid.merge([a, b], symmetry).state, toroid.merge(raw, symmetry, on="raw").state,
+        toroid.bend(*raw[:2], models[0], data, epochs=1, generator=torch.Generator()).path(0.25),
+    ]  # fmt: skip
+    for state in found:
+        assert torch.equal(state["mask"], raw[0]["mask"])
+        toroid.torus.check_finite(state, symmetry.parameters)
+    for t, end in ((0, raw[0]), (1, raw[1])):
+        assert gap(finite(toroid.Linear(*raw[:2])(t)), finite(end)) < 1e-15
+    assert torch.equal(toroid.log(a, b, symmetry)["mask"], torch.zeros(5, 5).double())
+    reached = toroid.exp(a, toroid.log(a, b, symmetry), symmetry)
+    assert gap(finite(reached), finite(b)) < 1e-9
+    planes = [toroid.plane(s, models[0], data, points=2, symmetry=y).loss for s, y in (
+        (raw, None), ([a, b, c], symmetry), (raw[0], None), (a, symmetry),
+    )]  # fmt: skip
+    assert all(np.isfinite(loss).all() for loss in planes)
+
+
+def test_masks_that_differ_are_refused():
+    a = looking_back(0).state_dict()
+    other = {**a, "mask": torch.full((5, 5), -math.inf, dtype=torch.float64).tril(-1)}
+    for pair in ((a, other), (other, a), (a, {**a, "mask": torch.zeros(5, 5).double()})):
+        with pytest.raises(ValueError, match="'mask' contains NaN or infinite numbers that the"):
+            toroid.Linear(*pair)

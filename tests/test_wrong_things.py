@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import toroid
+from networks import Apply
 from torch import nn
 
 torch.manual_seed(0)
@@ -23,6 +24,14 @@ WRONG = {
     "a list": ([A], r"not a list"),
     "DataParallel's": ({f"module.{k}": v for k, v in A.items()}, r"removeprefix\('module\.'\)"),
     "compile's": ({f"_orig_mod.{k}": v for k, v in A.items()}, r"removeprefix\('_orig_mod\.'\)"),
+    "of two wrappers": (
+        {f"ema.module.{k}": v for k, v in A.items()},
+        r"removeprefix\('ema\.module\.'\)",
+    ),
+    "a wrapper's and more": (
+        {**{f"net.{k}": v for k, v in A.items()}, "loss.weight": Y},
+        r"removeprefix\('net\.'\)",
+    ),
 }
 CALLS = {
     "normalize": lambda s: toroid.normalize(s, SYMMETRY),
@@ -115,7 +124,76 @@ def test_what_is_no_model(what):
             call(make())
 
 
+class Alone(nn.Module):
+    """A model of one layer, wrapped."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def replaced():
+    """A layer whose forward is a function that calls the layer it had."""
+    model = copy.deepcopy(MODEL)
+    before = model[0].forward
+    model[0].forward = lambda x: before(x) * 2
+    return model
+
+
+def written():
+    """A buffer that is set without a gradient."""
+
+    def forward(m, x):
+        with torch.no_grad():
+            m.mean.copy_(m.a(x).mean(0))
+        return m.b((m.a(x) - m.mean).relu())
+
+    return Apply(forward, a=nn.Linear(5, 8), b=nn.Linear(8, 3), mean=torch.zeros(8))
+
+
 OTHERS = {
+    "no example": (lambda: toroid.find_symmetries(MODEL, X[:0]), r"\(0, 5\), no example at all"),
+    "no example to compare on": (
+        lambda: toroid.same_function(MODEL, A, B, X[:0]), r"\(0, 5\), no example at all",
+    ),
+    "a name of outputs": (
+        lambda: toroid.find_symmetries(MODEL, X, outputs="logits"), "outputs is 'logits'; it takes",
+    ),
+    "a name of outputs to compare": (
+        lambda: toroid.same_function(MODEL, A, B, X, outputs="logits"), "outputs is 'logits'; it",
+    ),
+    "outputs that there are not": (
+        lambda: toroid.find_symmetries(MODEL, X, outputs=lambda out: out.logits),
+        "outputs= fails on what the model says, a Tensor .AttributeError",
+    ),
+    "no numbers": (
+        lambda: toroid.find_symmetries(copy.deepcopy(MODEL).to("meta"), X.to("meta")),
+        "meta device.*verify=False",
+    ),
+    "a scripted part": (
+        lambda: toroid.find_symmetries(nn.Sequential(MODEL[0], scripted()), X),
+        "'1' of the model is a RecursiveScriptModule, a scripted or traced",
+    ),
+    "a forward that calls the model": (
+        lambda: toroid.find_symmetries(replaced(), X), "'0' of the model has a function in place",
+    ),
+    "a forward that calls the model, compared": (
+        lambda: toroid.same_function(replaced(), A, B, X), "'0' of the model has a function in",
+    ),
+    "a buffer that is set": (
+        lambda: toroid.find_symmetries(written(), X),
+        r"^cannot read the symmetries of this network: 'copy_' is not .*\(there is no rule for it\)",
+    ),
+    "a wrapped model": (
+        lambda: toroid.evaluate(A, Alone(MODEL), DATA),
+        r"begin with 'inner\.', it is wrapped.*\{'inner\.' \+ k: v for",
+    ),
+    "another model of the same kind of layers": (
+        lambda: toroid.evaluate(A, nn.Linear(5, 3), DATA), r"lacks bias, weight of the model$",
+    ),
     "control flow": (lambda: toroid.find_symmetries(Branch(), X), "depends on numbers"),
     "an example that does not fit": (
         lambda: toroid.find_symmetries(MODEL, X[:, :3]), "does not run on the example",

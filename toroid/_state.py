@@ -6,6 +6,7 @@ import hashlib
 import math
 import operator
 import os
+from collections import Counter
 from collections.abc import Mapping, Set
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 State = Mapping[str, Tensor]
 
 
-#: What a checkpoint calls the state that it holds, and what wrappers put before each name.
+#: What a checkpoint calls the state that it holds.
 STATES = ("state_dict", "model_state_dict", "model", "net", "state")
-PREFIXES = ("module.", "_orig_mod.")
 
 
 def check_tensors(state: object) -> None:
@@ -47,13 +47,22 @@ def check_tensors(state: object) -> None:
 
 def prefixed(names: Set[str], wanted: Set[str]) -> str:
     """What to do about names that a wrapper of the model has put something before; or nothing."""
-    for prefix in PREFIXES:
-        if any(k.startswith(prefix) for k in names) and not names & wanted:
-            return (
-                f"; the names begin with {prefix!r}, as a wrapped model's: "
-                f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
-            )
+    if prefix := _prefix(names, wanted):
+        return (
+            f"; the names begin with {prefix!r}, as a wrapped model's: "
+            f"{{k.removeprefix({prefix!r}): v for k, v in state.items()}}"
+        )
     return ""
+
+
+def _prefix(names: Set[str], wanted: Set[str]) -> str:
+    """What most names begin with before one that is wanted, and most of those stand behind."""
+    found = Counter(k.removesuffix(w) for w in wanted for k in names if k.endswith(f".{w}"))
+    if not found or names & wanted:
+        return ""
+    prefix, count = max(found.items(), key=lambda item: (item[1], -len(item[0])))
+    begin = sum(name.startswith(prefix) for name in names)
+    return prefix if 2 * count > len(wanted) and 2 * begin > len(names) else ""
 
 
 def check_module(model: object) -> None:
@@ -79,14 +88,34 @@ def check_module(model: object) -> None:
             )
 
 
-def check_finite(state: State) -> None:
-    """No tensor of a state holds NaN or infinite numbers."""
+def check_finite(state: State, moved: Set[str] | None = None) -> None:
+    """No tensor of a state holds NaN, and none that is moved (all, if not said) infinite numbers.
+
+    What stays may: the mask of an attention is of minus infinity.
+    """
     check_tensors(state)
     for name, tensor in state.items():
-        floating = tensor.is_floating_point() and tensor.numel()
-        # both ends of the range are NaN if one number is
-        if floating and not torch.stack(tensor.aminmax()).isfinite().all():
+        if not _finite(tensor) and (moved is None or name in moved or tensor.isnan().any()):
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # both ends of the range are NaN if one number is
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def between(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """The straight line ``(1 - t) a + t b``; infinite numbers, a mask's, are `a`'s."""
+    point = torch.lerp(a, b, t)
+    # what is trained is no mask
+    return point if point.requires_grad else torch.where(a.isinf(), a, point)
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """``b - a``; 0 from infinite numbers, a mask's."""
+    return torch.where(a.isinf(), 0.0, b - a)
 
 
 def check_binary(state: State) -> None:
@@ -103,12 +132,21 @@ def check_binary(state: State) -> None:
 def check_pair(a: State, b: State) -> None:
     """Two states belong to one network: names, shapes, precision, and numbers that are no weights.
 
-    Integers (an order of units, a mask) are part of what a network computes; counters are not.
+    Integers (an order of units) and infinite numbers (a mask) are part of what a network computes;
+    counters are not.
     """
     check_alike(a, b)
     for name, tensor in a.items():
+        other = b[name]
+        if not (_finite(tensor) and _finite(other)):
+            infinite = tensor.isinf() | other.isinf()
+            if (infinite & (tensor != other)).any():
+                raise ValueError(
+                    f"{name!r} contains NaN or infinite numbers that the other state has not: "
+                    "no symmetry or path joins the two"
+                )
         steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
-        if steers and not torch.equal(tensor, b[name]):
+        if steers and not torch.equal(tensor, other):
             raise ValueError(
                 f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they "
                 "are of two networks, which no symmetry or path joins"
@@ -152,7 +190,12 @@ def check_model(state: State, model: nn.Module) -> None:
     check_module(model)
     check_tensors(state)
     own = model.state_dict()
-    hint = prefixed(state.keys(), own.keys()) or prefixed(own.keys(), state.keys())
+    hint = prefixed(state.keys(), own.keys())
+    if prefix := _prefix(own.keys(), state.keys()):
+        hint = (
+            f"; the model's names begin with {prefix!r}, it is wrapped: pass the model inside, or "
+            f"the state as {{{prefix!r} + k: v for k, v in state.items()}}"
+        )
     if missing := sorted(own.keys() - state.keys()):
         raise ValueError(f"the state lacks {', '.join(missing[:5])} of the model{hint}")
     if extra := sorted(state.keys() - own.keys()):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_model, digest, first_names
+from ._state import State, between, check_model, digest, first_names
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 from .tasks import Task, checked_task, classification
@@ -168,7 +168,7 @@ def _power(ends: tuple[float, float], t: float) -> float:
 def _between(a: State, b: State, t: float, torus: Torus | None) -> dict[str, Tensor]:
     """A point of a segment, as a stack of one network; its buffers may be written to."""
     if torus is None:
-        point = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+        point = {k: between(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
     else:
         point = torus.geodesic(a, b, t)
     # (1, ...): networks are trained side by side, along the first dimension

@@ -49,7 +49,7 @@ def direction(
         True
     """
     check_model(state, model)
-    check_finite(state)
+    check_finite(state, {name for name, _ in model.named_parameters()})
     torus = None if symmetry is None else Torus.at_edge(symmetry, bias, state)
     return drawn(state, model, torus, seed)
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ._batches import Data
 from ._repair import HOW
-from ._state import State, check_choice, check_finite, check_model, check_whole
+from ._state import State, check_choice, check_finite, check_model, check_whole, difference
 from .directions import drawn
 from .evaluation import Evaluation, Evaluator, Score
 from .paths import Path, Ray, check_step, moved
@@ -327,7 +327,7 @@ def _ways(
 ) -> tuple[Sequence[State], Torus | None]:  # fmt: skip
     """The directions that are given, or random ones, and the torus that they are on."""
     check_model(state, model)
-    check_finite(state)
+    check_finite(state, {name for name, _ in model.named_parameters()})
     torus = None if symmetry is None else Torus.at_edge(symmetry, bias, state)
     if given is None:
         return [drawn(state, model, torus, seed + i) for i in range(count)], torus
@@ -485,7 +485,9 @@ def _affine(states: Sequence[State], second: float, third: float) -> dict[str, T
     """``a + second (b - a) + third (c - a)``, variances not below 0."""
     a, b, c = states
     result = {
-        k: v + second * (b[k] - v) + third * (c[k] - v) if v.is_floating_point() else v
+        k: v + second * difference(v, b[k]) + third * difference(v, c[k])
+        if v.is_floating_point()
+        else v
         for k, v in a.items()
     }
     return {k: v.clamp_min(0) if k.endswith("running_var") else v for k, v in result.items()}

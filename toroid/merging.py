@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice
+from ._state import State, check_choice, difference
 from .symmetry import Symmetry
 from .symmetry._groups import widened
 from .torus import Torus
@@ -117,7 +117,7 @@ def _weighted(states: Sequence[State], shares: Sequence[float]) -> dict[str, Ten
     """``a + Σ wᵢ (xᵢ - a)`` of the floating tensors: equal states have exactly that mean."""
     first = states[0]
     return {
-        k: v + _sum([s[k] - v for s in states], shares)
+        k: v + _sum([difference(v, s[k]) for s in states], shares)
         for k, v in first.items()
         if v.is_floating_point()
     }

@@ -10,7 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._state import State, check_binary, check_finite, check_number, check_pair, check_whole
+from ._state import (
+    State,
+    between,
+    check_binary,
+    check_finite,
+    check_number,
+    check_pair,
+    check_whole,
+)
 from .symmetry import Symmetry
 from .torus import Torus
 
@@ -27,14 +35,14 @@ class Path(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """The straight line ``(1 - t) a + t b`` between two states; integer buffers are `a`'s.
+    """The straight line ``(1 - t) a + t b`` between two states; integers and masks are `a`'s.
 
     Args:
         a: State at t = 0.
         b: State at t = 1.
 
     Raises:
-        ValueError: If the states differ in names or shapes.
+        ValueError: If the states differ in names, shapes or infinite numbers.
 
     Example:
         >>> import torch
@@ -52,8 +60,7 @@ class Linear:
         """The state at `t`."""
         check_number("t", t)
         return {
-            k: torch.lerp(v, self.b[k], t) if v.is_floating_point() else v
-            for k, v in self.a.items()
+            k: between(v, self.b[k], t) if v.is_floating_point() else v for k, v in self.a.items()
         }
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice, check_finite, check_number, check_pair
+from ._state import State, between, check_choice, check_finite, check_number, check_pair, difference
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
 from .symmetry._groups import check_state, lengths, widened
@@ -53,7 +53,7 @@ class Torus:
         check_state(states[0], symmetry)
         torus = cls(symmetry, bias)
         for state in states:
-            check_finite(state)
+            check_finite(state, symmetry.parameters)
             if normal:
                 torus.check_norms(state)
         return torus
@@ -178,13 +178,13 @@ class Torus:
             for k, (near, far) in weights.items()
         }
         return {
-            k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
+            k: curved[k] if k in curved else between(v, b[k], t) if v.is_floating_point() else v
             for k, v in a.items()
         }
 
     def log(self, a: State, b: State) -> dict[str, Tensor]:
         """The tangent vector at `a` whose `exp` is `b`; an error where there is none."""
-        result = {k: b[k] - v for k, v in a.items() if v.is_floating_point()}
+        result = {k: difference(v, b[k]) for k, v in a.items() if v.is_floating_point()}
         for scale in self.symmetry.scales:
             first, second = self.vectors(a, scale), self.vectors(b, scale)  # (units, numbers)
             theta = _angle(first, second)

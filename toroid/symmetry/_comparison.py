@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import Kept, Outputs, cast, plain, run, selected, structure
+from .._network import Outputs, cast, plain, run, selected, structure
 from .._state import State, check_choice, check_model, first_names
+from ._reading import arguments, check_forward, check_outputs, same_noise, settled, taken, untouched
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def same_function(
     model: nn.Module,
     before: State,
     after: State,
-    example: Tensor,
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     tolerance: float | None = None,
     output: str = "factor",
@@ -55,8 +57,8 @@ def same_function(
         model: The network, run in evaluation mode; it is not changed.
         before: State dict.
         after: State dict to compare with it.
-        example: Inputs, batch first, or a tuple of them; not changed, but cast to the precision of
-            the states.
+        example: Inputs, batch first, a tuple of them, or a dict by name, as in `find_symmetries`;
+            not changed, but cast to the precision of the states.
         outputs: Of the model's outputs those that count, as ``lambda out: out["logits"]``; by
             default all of them.
         tolerance: Relative; by default the square root of the machine epsilon (1.5e-8 in float64).
@@ -66,7 +68,8 @@ def same_function(
         A `Report`, true if the outputs agree.
 
     Raises:
-        ValueError: If a state does not fit the model, or `output` is another word.
+        ValueError: If a state does not fit the model, the example holds none, or `output` is
+            another word.
 
     Example:
         >>> import torch, toroid
@@ -79,13 +82,13 @@ def same_function(
     for state in (before, after):
         check_model(state, model)
     check_choice("output", output, ("factor", "keep"))
-    network, inputs = selected(structure(model), outputs), as_tuple(example)
-    kept = Kept(network)
-    if not kept.settled:
-        kept.settle(lambda: outputs_of(network, before, inputs))
-    first = outputs_of(network, before, inputs)
-    kept.forget()
-    second = outputs_of(network, after, inputs)
+    check_forward(model)
+    check_outputs(outputs)
+    inputs = taken(model, example)
+    network = selected(structure(model), outputs)
+    with untouched(model):
+        said = each_alone(network, before, inputs)
+        first, second = said(before, inputs), said(after, inputs)
     least = torch.finfo(first.dtype).eps ** 0.5 if tolerance is None else tolerance
     return compare(first, second, least, keep=output == "keep")
 
@@ -101,14 +104,23 @@ def compare(first: Tensor, second: Tensor, tolerance: float, keep: bool = False)
     return Report(difference, factor, agreement, tolerance)
 
 
-def as_tuple(example: Any) -> tuple[Any, ...]:
-    """The arguments that an example of a network's input stands for."""
-    return example if isinstance(example, tuple) else (example,)
+def each_alone(network: nn.Module, state: State, inputs: Any) -> Callable[[State, Any], Tensor]:
+    """From a state and inputs to the outputs, whatever was run before; all draw the same noise."""
+    kept = settled(network, lambda: outputs_of(network, state, inputs))
+
+    def said(state: State, inputs: Any) -> Tensor:
+        try:
+            with same_noise():
+                return outputs_of(network, state, inputs)
+        finally:
+            kept.forget()
+
+    return said
 
 
 @torch.no_grad()
-def outputs_of(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Tensor:
-    """All outputs for each input, as a matrix (inputs, numbers)."""
+def outputs_of(network: nn.Module, state: State, inputs: Any) -> Tensor:
+    """All outputs for each input, as a matrix (inputs, numbers); `inputs` as `taken` gives them."""
     like = next(v for v in state.values() if v.is_floating_point())
     unsaved = {  # buffers that a state does not hold
         k: v.to(like)
@@ -116,10 +128,10 @@ def outputs_of(network: nn.Module, state: State, inputs: tuple[Any, ...]) -> Ten
         if k not in state and v.is_floating_point()
     }
     counters = {k: v.clone() for k, v in state.items() if not v.is_floating_point()}
-    inputs = tree_map(partial(cast, like=like), inputs)
+    args, named = tree_map(partial(cast, like=like), arguments(inputs))
     first = first_names(network)  # of a tensor with several names one is given
     given = {k: v for k, v in {**unsaved, **state, **counters}.items() if first.get(k, k) == k}
-    outputs = tree_leaves(plain(run(network, given, inputs)))
+    outputs = tree_leaves(plain(run(network, given, args, named)))
     tensors = [out for out in outputs if isinstance(out, Tensor)]
     rows = next((len(out) for out in tensors if out.dim()), 1)
     matrices = [

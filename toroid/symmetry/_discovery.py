@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ from .._network import UnsupportedError, selected, structure
 from .._state import State, check_module
 from . import _graph
 from ._assembly import assemble
-from ._comparison import as_tuple, compare, outputs_of
+from ._comparison import compare, each_alone
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
 from ._labels import OWN, Slot, Trace
+from ._reading import check_forward, check_outputs, taken, untouched
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
 #: the function (`toroid.symmetry._labels.OWN`).
@@ -29,7 +30,7 @@ HELD = 0.1
 
 def find_symmetries(
     model: nn.Module,
-    example: Tensor | tuple[Any, ...],
+    example: Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     strict: bool = True,
     verify: bool = True,
@@ -43,10 +44,10 @@ def find_symmetries(
 
     Args:
         model: Any module that exports; it is not changed.
-        example: An input of the shape the model takes, batch first, or a tuple of inputs; it is not
-            changed. Of a length as it is used, more than one: what the model computes from shapes
-            (angles of positions, say) is a constant of the graph, and the same for all units at
-            the first place.
+        example: An input of the shape the model takes, batch first, or a tuple of inputs; a dict is
+            arguments by name where ``forward`` knows the names. It is not changed. Of a length as
+            it is used, more than one: what the model computes from shapes (angles of positions,
+            say) is a constant of the graph, and the same for all units at the first place.
         strict: Refuse an operation without a rule. With False what meets there is left as it is,
             which is exact, and the place is listed in `Symmetry.refused`.
         verify: Move a copy with random weights, in float64 (in float32 if the network casts to that
@@ -67,7 +68,8 @@ def find_symmetries(
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
             the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
             left as they are and listed; but a group by hand that does it is an error).
-        ValueError: If `model` is no module, or `given` has a group that is found as well, or does
+        ValueError: If `model` is no module that can be read, does not run on the example, or
+            `given` has a group that is found as well, or does
             not fit the model.
 
     Example:
@@ -85,6 +87,9 @@ def find_symmetries(
             "a state dict does not say what is computed"
         )
     check_module(model)
+    _check_readable(model, verify)
+    check_outputs(outputs)
+    example = taken(model, example)
     whole = _graph.export(model, example, outputs)
     exported, less = _graph.smaller(model, example, outputs, whole)
     trace = _graph.trace(exported, model, strict)
@@ -107,13 +112,30 @@ def find_symmetries(
         return symmetry
     network = selected(copy.deepcopy(structure(model)), outputs)
     precision = _graph.precision(exported)
-    try:
-        return _verified(symmetry, network, example, certain, precision)
-    except (RuntimeError, ValueError) as error:
-        # it makes numbers of its own, in the precision that it was written for
-        if precision != torch.float64 or isinstance(error, UnsupportedError):
-            raise
-        return _verified(symmetry, network, example, certain, torch.float32)
+    with untouched(model):
+        try:
+            return _verified(symmetry, network, example, certain, precision)
+        except (RuntimeError, ValueError) as error:
+            # it makes numbers of its own, in the precision that it was written for
+            if precision != torch.float64 or isinstance(error, UnsupportedError):
+                raise
+            return _verified(symmetry, network, example, certain, torch.float32)
+
+
+def _check_readable(model: nn.Module, verify: bool) -> None:
+    """Modules that show a graph, and numbers if they are to be run."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name!r} of the model is a {type(module).__name__}, a scripted or traced module "
+                "that shows no graph: put the torch.nn.Module that it was made from in its place"
+            )
+    check_forward(model)
+    if verify and any(x.is_meta for x in model.state_dict().values()):
+        raise ValueError(
+            "the model is on the meta device, without numbers to verify with: pass verify=False, "
+            'or give it some, model.to_empty(device="cpu")'
+        )
 
 
 def _larger(trace: Trace, again: Callable[[bool], Trace]) -> tuple[Trace, Symmetry]:
@@ -189,18 +211,22 @@ def _verified(
     exact = precision == torch.float64
     network = _cast(network, torch.float64 if exact else torch.float32).cpu()
     buffers = {k for k, _ in network.named_buffers()}
+    tables = {k for k, v in network.named_buffers() if _is_table(v, k in symmetry.parameters)}
     state: State = {
-        k: _random_like(k, v, generator, k in buffers) for k, v in network.state_dict().items()
+        k: v if k in tables else _random_like(k, v, generator, k in buffers)
+        for k, v in network.state_dict().items()
     }
     size = sum(x.numel() for x in tree_leaves(example) if isinstance(x, Tensor))
     draws = 8 if size < 10_000 else 1  # a unit that is silent on one small input speaks on another
     like_example = partial(_random_like, "", generator=generator)
-    inputs = [tree_map(like_example, as_tuple(example)) for _ in range(draws)]
-    before = torch.cat([outputs_of(network, state, x) for x in inputs])
+    inputs = [tree_map(like_example, example) for _ in range(draws)]
+    outputs_of = each_alone(network, state, inputs[0])
+
+    def said(state: State) -> Tensor:
+        return torch.cat([outputs_of(state, x) for x in inputs])
 
     def alike(element: Element) -> bool:
-        moved = element.act(state)
-        after = torch.cat([outputs_of(network, moved, x) for x in inputs])
+        after = said(element.act(state))
         return bool(compare(before[:, finite], after[:, finite], tolerance))
 
     def wrong(*groups: Group) -> bool:
@@ -215,7 +241,7 @@ def _verified(
         groups = [g if g.name in sure else replace(g, turn=None) for g in symmetry.groups]
         return replace(symmetry, groups=tuple(groups))
 
-    tolerance = torch.finfo(precision).eps ** 0.5
+    tolerance, before = torch.finfo(precision).eps ** 0.5, said(state)
     finite = before.isfinite().all(0)
     if not finite.any():
         raise UnsupportedError(
@@ -266,17 +292,31 @@ def _without(symmetry: Symmetry, groups: Sequence[Group]) -> Symmetry:
     return replace(symmetry, groups=tuple(kept), output=output)
 
 
+def _is_table(buffer: Tensor, moved: bool) -> bool:
+    """Whether its numbers are part of the network: a mask, or what is no unit's and not all alike.
+
+    What is all alike, zeros as they begin, would hide what it is added to or multiplied by.
+    """
+    alike = moved or bool((buffer == buffer.flatten()[:1]).all())
+    return not alike or _is_mask(buffer)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isinf().any())
+
+
 def _random_like(name: str, tensor: Any, generator: torch.Generator, buffer: bool = False) -> Any:
     """Random numbers of the size that keeps activations of order one; γ of both signs.
 
-    A buffer's stay positive, or infinite, where they are: it may be a variance, or a mask.
+    A buffer's stay positive where they are: it may be a variance.
     """
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return tensor
+    if not name and _is_mask(tensor):
         return tensor
     numbers = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
     if buffer:
         numbers = torch.where(tensor > 0, numbers.abs() + 0.5, numbers)
-        numbers = torch.where(tensor.isfinite(), numbers, tensor)
     if name.endswith("running_var"):
         return numbers.abs() + 0.5
     if name.endswith("bias"):

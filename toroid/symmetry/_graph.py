@@ -3,76 +3,80 @@
 from __future__ import annotations
 
 import traceback
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+)
+from torch.utils._pytree import tree_map
 
 from .._network import (
-    ALONE,
     Outputs,
     UnsupportedError,
-    cast,
     computed_weights,
+    plain,
     selected,
     structure,
 )
 from .._state import first_names
 from ._labels import CLASSES, KINDS, OUTPUT, Label, Trace, Weight, still
+from ._reading import arguments, reading, said, same_noise, settled, untouched
 from ._rules import RULES, operation
 
+PACKING = [f.__code__ for f in (pack_padded_sequence, pack_sequence, pad_packed_sequence)]
 LARGE, SIDE = 160_000, 64  # inputs of so many numbers are cut, to sides of SIDE at least
 
 
 def export(model: nn.Module, example: Any, outputs: Outputs = None) -> ExportedProgram:
-    """The graph of a model in evaluation mode, on an example or a tuple of inputs."""
+    """The graph of a model in evaluation mode, on an example as `taken` gives it, or one input."""
     # brings SymPy along, which only an export needs
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-    inputs = example if isinstance(example, tuple) else (example,)
-    for x in tree_leaves(inputs):
-        if isinstance(x, np.ndarray):
-            raise ValueError("the example holds a NumPy array; pass tensors: torch.as_tensor()")
+    args, named = arguments(example)
     network = selected(structure(model), outputs)
     try:
-        with ALONE, warnings.catch_warnings():
-            # what a module keeps for later is no concern of the graph
-            warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
-            return torch.export.export(network, inputs, strict=False)
-    except GuardOnDataDependentSymNode as error:
-        lines = [f"{x.filename}, line {x.lineno}: {x.line}" for x in _own_lines(error)]
-        raise UnsupportedError(
-            "cannot read the graph of this network: what it computes depends on numbers "
-            f"({lines[-1]}), and no graph says both "
-            f"cases. {_out_of_forward(error)}"
-        ) from error
+        with reading(model):
+            settled(network, lambda: said(network, example))
+            return torch.export.export(network, args, named, strict=False)
     except UnsupportedError:
         raise
     except Exception as error:
-        raise _not_exported(model, inputs, error) from error
+        if isinstance(error, GuardOnDataDependentSymNode) and not _packs(error):
+            raise UnsupportedError(
+                "cannot read the graph of this network: what it computes depends on numbers "
+                f"({_own_line(error)}), and no graph says both "
+                "cases. Take the choice, or the check, out of forward"
+            ) from error
+        raise _not_exported(model, example, outputs, error) from error
 
 
-def _out_of_forward(error: BaseException) -> str:
-    """What to do about a choice that depends on numbers."""
-    if any(x.name == "_detect_is_causal_mask" for x in traceback.extract_tb(error.__traceback__)):
-        return "Say beside the mask whether it is causal: is_causal, or tgt_is_causal"
-    return "Take the choice, or the check, out of forward"
-
-
-def _own_lines(error: BaseException) -> list[traceback.FrameSummary]:
+def _own_line(error: BaseException) -> str:
     """Where an error was raised, without the lines of torch."""
-    folder = str(Path(torch.__file__).parent)
-    return [x for x in traceback.extract_tb(error.__traceback__) if folder not in x.filename]
+    folder, trace = str(Path(torch.__file__).parent), traceback.extract_tb(error.__traceback__)
+    last = [x for x in trace if folder not in x.filename][-1]
+    return f"{last.filename}, line {last.lineno}: {last.line}"
+
+
+def _packs(error: BaseException) -> bool:
+    """Whether an error comes of a packed sequence, or of packing one."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code in PACKING or any(isinstance(x, PackedSequence) for x in values)
+        for frame in frames
+        for values in [[*frame.f_locals.values()]]
+    )
 
 
 def smaller(
@@ -111,15 +115,29 @@ def _steps(exported: ExportedProgram) -> list[Any]:
     ]
 
 
-def _not_exported(model: nn.Module, inputs: tuple[Any, ...], error: Exception) -> Exception:
+def _not_exported(model: nn.Module, example: Any, outputs: Outputs, error: Exception) -> Exception:
     """Why there is no graph: the example does not fit, or torch cannot read the network."""
     try:
-        with torch.no_grad():
-            structure(model)(*tree_map(lambda x: cast(x, x), inputs))
+        with untouched(model):
+            found = said(structure(model), example)
     except Exception as own:
         return ValueError(
             f"the model does not run on the example ({type(own).__name__}: {_first(own)}); pass an "
-            "input as the model takes it, batch first, or a tuple of several"
+            "input as the model takes it, batch first, a tuple of several, or a dict by name"
+        )
+    try:
+        plain(outputs(found) if outputs else found)
+    except Exception as own:
+        return ValueError(
+            f"outputs= fails on what the model says, a {type(found).__name__} "
+            f"({type(own).__name__}: {_first(own)})"
+        )
+    if _packs(error):
+        return UnsupportedError(
+            f"cannot read the graph of this network: it packs sequences ({_own_line(error)}), and "
+            "their lengths are numbers, which no graph has. Read the same network without the "
+            "packing, with a forward that passes on the padded sequences: its weights, and their "
+            "symmetries, are the same"
         )
     return UnsupportedError(f"torch cannot export this network: {_first(error)}")
 
@@ -162,7 +180,9 @@ def trace(
     start = _placeholders(exported, first)
     _complex(result, exported, strict)
     try:
-        outputs = _walk(result, exported.graph_module, start, strict)
+        # numbers that it draws without an input are a constant, and not from the caller's generator
+        with same_noise():
+            outputs = _walk(result, exported.graph_module, start, strict)
     except UnsupportedError as error:
         advice = computed_weights(model)
         if not advice:
@@ -194,8 +214,8 @@ def _attribute(module: nn.Module, path: str) -> Any:
     return module
 
 
-def _enter(result: Trace, args: Sequence[Any], strict: bool) -> Any:
-    """A graph inside the graph (no_grad, autocast, a checkpoint): walk in."""
+def _inner(args: Sequence[Any]) -> tuple[GraphModule, dict[Node, Any]]:
+    """A graph inside the graph (no_grad, autocast, a checkpoint), and what it begins with."""
     graphs = [i for i, x in enumerate(args) if isinstance(x, GraphModule)]
     if len(graphs) != 1:
         raise UnsupportedError("a choice between several graphs")
@@ -203,8 +223,7 @@ def _enter(result: Trace, args: Sequence[Any], strict: bool) -> Any:
     places = inner.graph.find_nodes(op="placeholder")
     if len(places) != len(given):
         raise UnsupportedError("a graph that takes other inputs")
-    (found,) = _walk(result, inner, dict(zip(places, given, strict=True)), strict)
-    return found
+    return inner, dict(zip(places, given, strict=True))
 
 
 def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[Node, Any]:
@@ -220,14 +239,21 @@ def _placeholders(exported: ExportedProgram, first: Mapping[str, str]) -> dict[N
     for node in exported.graph.find_nodes(op="placeholder"):
         name = names.get(node.name) or lifted.get(node.name)
         number = constants.get(name) if name else None
-        if name in first and number is not None and number.is_floating_point():
-            buffer = node.name in signature.inputs_to_buffers
+        buffer = node.name in signature.inputs_to_buffers
+        if name in first and number is not None and _is_weight(number, buffer):
             values[node] = Weight(first[name], number.shape, buffer)
         elif number is not None:
             values[node] = number.detach().clone()
         else:
             values[node] = still(getattr(node.meta["val"], "shape", ()))
     return values
+
+
+def _is_weight(numbers: Tensor, buffer: bool) -> bool:
+    """Floating numbers, and no mask: minus infinity is a constant that no factor changes."""
+    if not numbers.is_floating_point():
+        return False
+    return not buffer or numbers.is_meta or not bool((numbers == -torch.inf).any())
 
 
 def _complex(result: Trace, exported: ExportedProgram, strict: bool) -> None:
@@ -255,18 +281,22 @@ def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> A
         return node.target(*args, **kwargs)  # type: ignore[operator]  # constants only
     try:
         if _find(GraphModule, args):
-            return _enter(result, args, strict)
-        if node.target in RULES:
+            inner, start = _inner(args)
+        elif node.target in RULES:
             return RULES[node.target](result, node, *args, **kwargs)
-        if not weights and all(label.still for label in labels):  # what nothing moves stays
+        elif not weights and all(label.still for label in labels):  # what nothing moves stays
             return _stay(node)
-        raise UnsupportedError("there is no rule for it")
+        else:
+            raise UnsupportedError("there is no rule for it")
     except UnsupportedError as error:
         cause: Exception = error
         why = str(error)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # an operation that has a rule, in a form that the rule was not written for
         cause, why = error, f"its rule fails: {type(error).__name__}: {error}"
+    else:
+        (found,) = _walk(result, inner, start, strict)
+        return found
     message = f"{operation(node)!r} is not understood ({why}), at {place(node)}"
     if strict:
         raise UnsupportedError(

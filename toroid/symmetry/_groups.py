@@ -333,6 +333,12 @@ class Symmetry:
         return tuple(sorted(free, key=lambda scale: scale.order))
 
     @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of the tensors that it moves."""
+        axes = [axis for group in self.all_groups for axis in group.axes]
+        return frozenset(a.parameter for a in (*axes, *(a for g in self.gains for a in g.axes)))
+
+    @cached_property
     def still(self) -> Symmetry:
         """The same without turns: units are exchanged, rescaled, flipped, and not mixed."""
         return replace(self, groups=tuple(replace(group, turn=None) for group in self.groups))
@@ -449,14 +455,13 @@ def check_state(state: State, symmetry: Symmetry) -> None:
         told = f"a {type(symmetry).__name__}" if len(told) > 80 or "\n" in told else told
         raise ValueError(f"symmetry is {told}; it takes what find_symmetries returns")
     check_tensors(state)
-    names = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     for group in symmetry.all_groups:
         for axis in group.axes:
             if axis.parameter not in state:
                 raise ValueError(
                     f"the state has no tensor {axis.parameter!r} for group {group.name!r}; "
                     "was the symmetry found on another network?"
-                    f"{prefixed(state.keys(), names)}"
+                    f"{prefixed(state.keys(), symmetry.parameters)}"
                 )
             shape = state[axis.parameter].shape
             found = shape[axis.dim : axis.dim + axis.span].numel()
