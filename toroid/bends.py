@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_model, digest, first_names
+from ._state import (
+    State,
+    check_factor,
+    check_finite,
+    check_generator,
+    check_model,
+    check_pair,
+    digest,
+    first_names,
+)
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 from .tasks import Task, checked_task, classification
@@ -109,6 +118,9 @@ def bend(
     """
     for state in (a, b, *([] if middle is None else [middle])):
         check_model(state, model)
+        check_pair(a, state)
+        check_finite(state)
+    check_generator(generator)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
@@ -116,7 +128,7 @@ def bend(
     start.load_state_dict(first, assign=True)  # in the precision of the states
     _tie(start, model)
     chosen = Corner.of(**settings)
-    ends = factor if isinstance(factor, tuple) else (factor, factor)
+    ends = check_factor(factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
     device, drawn = device_of(train, start), [generator]
     networks = Networks(

@@ -16,7 +16,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice, check_finite, check_number, check_pair
+from ._state import (
+    State,
+    check_choice,
+    check_finite,
+    check_flag,
+    check_number,
+    check_pair,
+    check_step,
+)
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
 from .symmetry._groups import check_state, lengths, widened
@@ -281,9 +289,9 @@ def normalize(
     check_choice("output", output, OUTPUTS)
     check_choice("gains", gains, GAINS)
     check_choice("turns", turns, TURNS)
-    if output == "keep":
-        symmetry = replace(symmetry, output=None)
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
+    if output == "keep":
+        torus = Torus(replace(symmetry, output=None), bias)
     state = _with_positive_gains(state, symmetry) if gains == "positive" else state
     return torus.normalize(state, turns == "orthonormal")
 
@@ -492,6 +500,7 @@ def distance(
         >>> distance(a, a, symmetry)
         0.0
     """
+    check_flag("mean", mean)
     found = angles(a, b, symmetry, bias=bias)
     if not found:
         raise ValueError(
@@ -593,7 +602,8 @@ def exp(
         A normalised state.
 
     Raises:
-        ValueError: If `a` does not fit, holds NaN or is not normalised.
+        ValueError: If `a` does not fit, holds NaN or is not normalised, or the tangent has not its
+            names, shapes and precision.
 
     Example:
         >>> import torch, toroid
@@ -604,7 +614,14 @@ def exp(
         >>> bool(distance(exp(a, log(a, b, symmetry), symmetry), b, symmetry) < 1e-5)
         True
     """
-    return Torus.at_edge(symmetry, bias, a).exp(a, tangent)
+    torus = Torus.at_edge(symmetry, bias, a)
+    check_step(a, tangent)
+    if missing := [k for k, v in a.items() if v.is_floating_point() and k not in tangent]:
+        raise ValueError(
+            f"the tangent lacks {', '.join(missing[:5])} of the state; what does not move takes "
+            "zeros"
+        )
+    return torus.exp(a, tangent)
 
 
 def _check_antipodal(scale: Scale, theta: Tensor) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import State, check_tensors, prefixed
+from .._state import State, check_tensors, prefixed, shown
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -445,9 +445,7 @@ def _short(names: Iterable[str], most: int = 3) -> str:
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
     if not hasattr(symmetry, "all_groups"):
-        told = repr(symmetry)
-        told = f"a {type(symmetry).__name__}" if len(told) > 80 or "\n" in told else told
-        raise ValueError(f"symmetry is {told}; it takes what find_symmetries returns")
+        raise ValueError(f"symmetry is {shown(symmetry)}; it takes what find_symmetries returns")
     check_tensors(state)
     names = {axis.parameter for group in symmetry.all_groups for axis in group.axes}
     for group in symmetry.all_groups:
