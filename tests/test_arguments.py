@@ -97,6 +97,10 @@ def meta(state):
     return {k: v.to("meta") for k, v in state.items()}
 
 
+def whole(state):
+    return {k: v.long() for k, v in state.items()}
+
+
 WRONG = {
     "restarts of a fraction": (lambda: align(restarts=1.5), "restarts is 1.5; it must be an int"),
     "restarts in words": (lambda: align(restarts="two"), "restarts is 'two'"),
@@ -290,3 +294,18 @@ def test_a_permutation_is_of_any_integers(dtype):
     order = torch.tensor([2, 0, 3, 1])
     wanted, found = (toroid.permute(A, {"0": p}, SYMMETRY) for p in (order, order.to(dtype)))
     assert all(torch.equal(v, found[k]) for k, v in wanted.items())
+
+
+def test_integers_are_not_rescaled():
+    """They would be rounded, to zero most often."""
+    state, eye = whole(LINEAR.state_dict()), {"0": 2 * torch.eye(3)}
+    for call in (
+        lambda: toroid.rescale(whole(A), {"output": torch.tensor([0.5])}, SYMMETRY),
+        lambda: toroid.normalize({**A, "2.weight": A["2.weight"].long()}, SYMMETRY),
+        lambda: toroid.distance(whole(A), whole(A), SYMMETRY),
+        lambda: toroid.turn(state, eye, TURNING),
+    ):
+        with pytest.raises(ValueError, match=r"is of torch\.int64: integers cannot be rescaled"):
+            call()
+    moved = toroid.permute(state, {"0": torch.tensor([2, 0, 1])}, TURNING)
+    assert torch.equal(moved["0.weight"], state["0.weight"][[2, 0, 1]])

@@ -21,6 +21,11 @@ STATES = ("state_dict", "model_state_dict", "model", "net", "state")
 PREFIXES = ("module.", "_orig_mod.")
 
 
+def inexact(tensor: Tensor) -> bool:
+    """Whether numbers are floating or complex: only these move, counts and orders stay."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def shown(value: object) -> str:
     """What was given, as an error tells it: in short, if it is long."""
     told = repr(value)

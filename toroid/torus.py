@@ -27,7 +27,7 @@ from ._state import (
 )
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
-from .symmetry._groups import check_state, lengths, widened
+from .symmetry._groups import check_floating, check_state, lengths, widened
 
 __all__ = ["angles", "balance", "distance", "exp", "geodesic", "log", "normalize"]
 
@@ -59,6 +59,7 @@ class Torus:
         for other in states[1:]:
             check_pair(states[0], other)
         check_state(states[0], symmetry)
+        check_floating(states[0], symmetry.scales)
         torus = cls(symmetry, bias)
         for state in states:
             check_finite(state)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._state import State, check_mapping, check_tensor
 from ._elements import Element
-from ._groups import Symmetry, check_state
+from ._groups import Symmetry, check_floating, check_state
 
 
 def permute(
@@ -97,6 +97,7 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
                 f"scale {name!r} takes {size} positive finite factors, got shape "
                 f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
             )
+    check_floating(state, (scale for scale in symmetry.scales if scale.name in factors))
     return Element(symmetry, factors=factors).act(state)
 
 
@@ -189,4 +190,6 @@ def turn(state: State, matrices: Mapping[str, Tensor], symmetry: Symmetry) -> di
             )
         if torch.linalg.matrix_rank(matrix.double()) < size:
             raise ValueError(f"the matrix of group {name!r} cannot be inverted")
+    turned = [group.turn for group in symmetry.groups if group.turn and group.name in matrices]
+    check_floating(state, turned)
     return Element(symmetry, turns=matrices).act(state)

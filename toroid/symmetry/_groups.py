@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import State, check_tensors, prefixed, shown
+from .._state import State, check_tensors, inexact, prefixed, shown
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -465,3 +465,13 @@ def check_state(state: State, symmetry: Symmetry) -> None:
                     f"indexes {needed} places of dimension {axis.dim}; was the "
                     "symmetry found on another network?"
                 )
+
+
+def check_floating(state: State, scales: Iterable[Scale]) -> None:
+    """Whatever factors act on is of numbers that they can act on, not of integers."""
+    for axis in (axis for scale in scales for axis in scale.axes if axis.power):
+        if not inexact(state[axis.parameter]):
+            raise ValueError(
+                f"{axis.parameter!r} is of {state[axis.parameter].dtype}: integers cannot be "
+                "rescaled; make them floating: .float()"
+            )
