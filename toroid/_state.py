@@ -100,9 +100,10 @@ def check_finite(state: State) -> None:
     for name, tensor in state.items():
         if tensor.is_meta:
             raise ValueError(f"{name!r} is on the meta device, where it has no numbers")
-        floating = tensor.is_floating_point() and tensor.numel()
+        numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        floating = numbers.is_floating_point() and numbers.numel()
         # both ends of the range are NaN if one number is
-        if floating and not torch.stack(tensor.aminmax()).isfinite().all():
+        if floating and not torch.stack(numbers.aminmax()).isfinite().all():
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
 
 
@@ -124,7 +125,7 @@ def check_pair(a: State, b: State) -> None:
     """
     check_alike(a, b)
     for name, tensor in a.items():
-        steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
+        steers = not (inexact(tensor) or name.endswith("num_batches_tracked"))
         if steers and not torch.equal(tensor, b[name]):
             raise ValueError(
                 f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they "

@@ -24,6 +24,7 @@ from ._state import (
     check_pair,
     digest,
     first_names,
+    inexact,
 )
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
@@ -180,8 +181,8 @@ def _power(ends: tuple[float, float], t: float) -> float:
 def _between(a: State, b: State, t: float, torus: Torus | None) -> dict[str, Tensor]:
     """A point of a segment, as a stack of one network; its buffers may be written to."""
     if torus is None:
-        point = {k: torch.lerp(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+        point = {k: torch.lerp(v, b[k], t) if inexact(v) else v for k, v in a.items()}
     else:
         point = torus.geodesic(a, b, t)
     # (1, ...): networks are trained side by side, along the first dimension
-    return {k: (v if v.is_floating_point() else v.clone())[None] for k, v in point.items()}
+    return {k: (v if inexact(v) else v.clone())[None] for k, v in point.items()}

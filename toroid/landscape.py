@@ -27,6 +27,7 @@ from ._state import (
     check_number,
     check_step,
     check_whole,
+    inexact,
     shown,
 )
 from .directions import drawn
@@ -521,15 +522,14 @@ def _affine(states: Sequence[State], second: float, third: float) -> dict[str, T
     """``a + second (b - a) + third (c - a)``, variances not below 0."""
     a, b, c = states
     result = {
-        k: v + second * (b[k] - v) + third * (c[k] - v) if v.is_floating_point() else v
-        for k, v in a.items()
+        k: v + second * (b[k] - v) + third * (c[k] - v) if inexact(v) else v for k, v in a.items()
     }
     return {k: v.clamp_min(0) if k.endswith("running_var") else v for k, v in result.items()}
 
 
 def _coordinates(states: Sequence[State], names: Sequence[str]) -> NDArray[Any]:
     """The states in their plane: the first at 0, the second on the x axis, the third above it."""
-    a, b, c = (torch.cat([s[k].detach().double().flatten() for k in names]) for s in states)
+    a, b, c = (torch.cat([_numbers(s[k].detach()) for k in names]) for s in states)
     across, up = b - a, c - a
     length = across.norm()
     share = up @ across / length
@@ -537,3 +537,8 @@ def _coordinates(states: Sequence[State], names: Sequence[str]) -> NDArray[Any]:
     if float(height) < 1e-6 * float(length + up.norm()) or not float(length):
         raise ValueError("the three states lie on one line; a plane takes others")
     return np.array([[0, 0], [float(length), 0], [float(share), float(height)]])
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """All numbers in a row; of a complex one its two parts."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().flatten()

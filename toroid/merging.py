@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice, check_list, check_number, shown
+from ._state import State, check_choice, check_list, check_number, inexact, shown
 from .symmetry import Symmetry
 from .symmetry._groups import widened
 from .torus import Torus
@@ -95,9 +95,7 @@ def merge(
         mean, norm = _weighted(wide, shares), 0.0
     else:
         mean, norm = _karcher(torus, wide, shares)
-    return Merged(
-        {k: mean[k].to(v.dtype) if v.is_floating_point() else v for k, v in states[0].items()}, norm
-    )
+    return Merged({k: mean[k].to(v.dtype) if inexact(v) else v for k, v in states[0].items()}, norm)
 
 
 def _shares(weights: Iterable[float] | None, count: int) -> list[float]:
@@ -116,11 +114,7 @@ def _shares(weights: Iterable[float] | None, count: int) -> list[float]:
 def _weighted(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
     """``a + Σ wᵢ (xᵢ - a)`` of the floating tensors: equal states have exactly that mean."""
     first = states[0]
-    return {
-        k: v + _sum([s[k] - v for s in states], shares)
-        for k, v in first.items()
-        if v.is_floating_point()
-    }
+    return {k: v + _sum([s[k] - v for s in states], shares) for k, v in first.items() if inexact(v)}
 
 
 def _sum(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

@@ -18,6 +18,7 @@ from ._state import (
     check_step,
     check_tensor,
     check_whole,
+    inexact,
     shown,
 )
 from .symmetry import Symmetry
@@ -69,10 +70,7 @@ class Linear:
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
         check_number("t", t)
-        return {
-            k: torch.lerp(v, self.b[k], t) if v.is_floating_point() else v
-            for k, v in self.a.items()
-        }
+        return {k: torch.lerp(v, self.b[k], t) if inexact(v) else v for k, v in self.a.items()}
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def moved(a: State, steps: Sequence[tuple[float, State]], torus: Torus | None) -
     v = {
         k: sum((t * step[k] for t, step in steps if k in step), torch.zeros_like(x))
         for k, x in a.items()
-        if x.is_floating_point()
+        if inexact(x)
     }
     return torus.exp(a, v) if torus else {k: x + v[k] if k in v else x for k, x in a.items()}
 

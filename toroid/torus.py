@@ -24,6 +24,7 @@ from ._state import (
     check_number,
     check_pair,
     check_step,
+    inexact,
 )
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
@@ -187,13 +188,13 @@ class Torus:
             for k, (near, far) in weights.items()
         }
         return {
-            k: curved[k] if k in curved else torch.lerp(v, b[k], t) if v.is_floating_point() else v
+            k: curved[k] if k in curved else torch.lerp(v, b[k], t) if inexact(v) else v
             for k, v in a.items()
         }
 
     def log(self, a: State, b: State) -> dict[str, Tensor]:
         """The tangent vector at `a` whose `exp` is `b`; an error where there is none."""
-        result = {k: b[k] - v for k, v in a.items() if v.is_floating_point()}
+        result = {k: b[k] - v for k, v in a.items() if inexact(v)}
         for scale in self.symmetry.scales:
             first, second = self.vectors(a, scale), self.vectors(b, scale)  # (units, numbers)
             theta = _angle(first, second)
@@ -209,7 +210,7 @@ class Torus:
 
     def exp(self, a: State, tangent: State) -> dict[str, Tensor]:
         """Walk from `a`: great circles on the spheres, straight elsewhere."""
-        straight = {k for k, v in a.items() if v.is_floating_point()} - self.covered
+        straight = {k for k, v in a.items() if inexact(v)} - self.covered
         result = {k: v + tangent[k] if k in straight else v for k, v in a.items()}
         for scale in self.symmetry.scales:
             point, step = self.vectors(a, scale), self.vectors(tangent, scale)  # (units, numbers)
@@ -617,7 +618,7 @@ def exp(
     """
     torus = Torus.at_edge(symmetry, bias, a)
     check_step(a, tangent)
-    if missing := [k for k, v in a.items() if v.is_floating_point() and k not in tangent]:
+    if missing := [k for k, v in a.items() if inexact(v) and k not in tangent]:
         raise ValueError(
             f"the tangent lacks {', '.join(missing[:5])} of the state; what does not move takes "
             "zeros"

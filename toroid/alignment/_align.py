@@ -21,6 +21,7 @@ from .._state import (
     check_pair,
     check_tensor,
     check_whole,
+    inexact,
 )
 from ..symmetry import Symmetry
 from ..symmetry._elements import Element
@@ -318,7 +319,7 @@ def _round(
 def _mean(states: Sequence[State]) -> dict[str, Tensor]:
     """The mean of several states; integer buffers are the first's."""
     return {
-        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v
+        k: torch.stack([s[k] for s in states]).mean(0) if inexact(v) else v
         for k, v in states[0].items()
     }
 
