@@ -7,8 +7,11 @@ import math
 import operator
 import os
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from contextlib import suppress
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +20,17 @@ State = Mapping[str, Tensor]
 
 #: What a checkpoint calls the state that it holds.
 STATES = ("state_dict", "model_state_dict", "model", "net", "state")
+
+
+def inexact(tensor: Tensor) -> bool:
+    """Whether numbers are floating or complex: only these move, counts and orders stay."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def shown(value: object) -> str:
+    """What was given, as an error tells it: in short, if it is long."""
+    told = repr(value)
+    return f"a {type(value).__name__}" if len(told) > 80 or "\n" in told else told
 
 
 def check_tensors(state: object) -> None:
@@ -33,6 +47,8 @@ def check_tensors(state: object) -> None:
         own = isinstance(getattr(state, "state", None), Mapping)
         raise ValueError(f"{kind}{': pass its .state' if own else ': pass model.state_dict()'}")
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"a state dict's names are strings, not {shown(name)}")
         if not isinstance(value, Tensor):
             held = [k for k in STATES if isinstance(state.get(k), Mapping)]
             told = (
@@ -95,15 +111,18 @@ def check_finite(state: State, moved: Set[str] | None = None) -> None:
     """
     check_tensors(state)
     for name, tensor in state.items():
+        if tensor.is_meta:
+            raise ValueError(f"{name!r} is on the meta device, where it has no numbers")
         if not _finite(tensor) and (moved is None or name in moved or tensor.isnan().any()):
             raise ValueError(f"{name!r} contains NaN or infinite numbers")
 
 
 def _finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
+    numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    if not numbers.is_floating_point() or not numbers.numel():
         return True
     # both ends of the range are NaN if one number is
-    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+    return bool(torch.stack(numbers.aminmax()).isfinite().all())
 
 
 def between(a: Tensor, b: Tensor, t: float) -> Tensor:
@@ -145,11 +164,29 @@ def check_pair(a: State, b: State) -> None:
                     f"{name!r} contains NaN or infinite numbers that the other state has not: "
                     "no symmetry or path joins the two"
                 )
-        steers = not (tensor.is_floating_point() or name.endswith("num_batches_tracked"))
+        steers = not (inexact(tensor) or name.endswith("num_batches_tracked"))
         if steers and not torch.equal(tensor, other):
             raise ValueError(
                 f"the buffer {name!r} of {tensor.dtype} is not the same in the two states: they "
                 "are of two networks, which no symmetry or path joins"
+            )
+
+
+def check_step(a: State, v: State) -> None:
+    """A direction at a state: finite, some of its names, in their shapes and precision."""
+    check_tensors(a)
+    check_finite(v)
+    for name, step in v.items():
+        if name not in a or step.shape != a[name].shape:
+            found = f"has shape {tuple(a[name].shape)}" if name in a else "does not exist"
+            raise ValueError(
+                f"the direction has {name!r} of shape {tuple(step.shape)}, which {found} in the "
+                "state"
+            )
+        if (step.dtype, step.device) != (a[name].dtype, a[name].device):
+            raise ValueError(
+                f"{name!r} is {step.dtype} on {step.device} in the direction and {a[name].dtype} "
+                f"on {a[name].device} in the state; bring it there with .to()"
             )
 
 
@@ -223,32 +260,81 @@ def digest(tensors: State) -> str:
 
 
 def check_tensor(name: str, values: object, *, floating: bool) -> None:
-    """A tensor, of integers if it must not be of floating numbers."""
+    """A tensor of real numbers, of integers if it must not be of floating ones."""
     if not isinstance(values, Tensor):
         raise ValueError(f"{name} is a {type(values).__name__}; it takes a tensor: torch.tensor()")
-    if not floating and (values.is_floating_point() or values.dtype == torch.bool):
-        raise ValueError(f"{name} is a tensor of {values.dtype}; it takes integers: .long()")
+    kind = "numbers: .float()" if floating else "integers: .long()"
+    real = values.dtype != torch.bool and not values.is_complex() and not values.is_meta
+    if not real or (not floating and values.is_floating_point()):
+        raise ValueError(
+            f"{name} is a tensor of {values.dtype} on {values.device}; it takes {kind}"
+        )
 
 
 def check_whole(name: str, value: object, least: int | None = None) -> int:
     """An integer of any library as one of Python's; `least` is 0 or 1."""
-    try:
+    number = None
+    with suppress(TypeError):  # what is no integer is told below
         number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; it must be an integer") from None
+    if number is None or getattr(value, "ndim", None):
+        raise ValueError(f"{name} is {shown(value)}; it must be an integer")
     if least is not None and number < least:
         raise ValueError(f"{name} is {number}; it must be {'positive' if least else '0 or more'}")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} is {shown(number)}; it must be an integer of 64 bits")
     return number
 
 
 def check_number(name: str, value: float, *, positive: bool = False) -> float:
-    """A number that is finite, and above 0 where it must be."""
-    if not math.isfinite(value) or (positive and value <= 0):
-        raise ValueError(f"{name} is {value}; it must be {'positive and ' * positive}finite")
+    """One number of any library that is finite, and above 0 where it must be."""
+    finite = False
+    with suppress(TypeError, OverflowError):  # what is no number is told below
+        finite = not getattr(value, "ndim", None) and math.isfinite(value)
+    if not finite or (positive and value <= 0):
+        kind = f"a {'positive ' * positive}finite number"
+        raise ValueError(f"{name} is {shown(value)}; it must be {kind}")
     return value
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_factor(factor: object) -> tuple[float, float]:
+    """Times the outputs, at both ends: a positive number, or two."""
+    both = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+    if len(both) != 2:
+        raise ValueError(f"factor is {shown(factor)}; it takes a positive number, or two")
+    first, second = (float(check_number("factor", f, positive=True)) for f in both)
+    return first, second
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """One of the names that are valid."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it can be {', '.join(map(repr, choices))}")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {shown(value)}; it can be {', '.join(map(repr, choices))}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """True or False, of any library: a word would count as True, whatever it says."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {shown(value)}; it must be True or False")
+
+
+def check_list(name: str, values: Any, of: str) -> list[Any]:
+    """Several of something, of any kind that can be walked, as a list."""
+    alone = isinstance(values, (str, bytes, Mapping, nn.Module)) or getattr(values, "ndim", 1) == 0
+    if alone or not isinstance(values, Iterable):
+        raise ValueError(f"{name} is {shown(values)}; it takes a list of {of}")
+    return list(values)
+
+
+def check_mapping(name: str, values: object, of: str) -> None:
+    """Something by name."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} is {shown(values)}; it takes a dict from names to {of}")
+
+
+def check_generator(generator: object) -> None:
+    """A generator of torch: a training draws from no other."""
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is {shown(generator)}; it takes a torch.Generator, e.g. "
+            "torch.Generator().manual_seed(0)"
+        )

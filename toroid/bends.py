@@ -15,7 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, between, check_model, digest, first_names
+from ._state import (
+    State,
+    between,
+    check_factor,
+    check_finite,
+    check_generator,
+    check_model,
+    check_pair,
+    digest,
+    first_names,
+    inexact,
+)
 from .paths import Geodesic, Linear, Path, Polygon
 from .symmetry import Symmetry
 from .tasks import Task, checked_task, classification
@@ -109,6 +120,9 @@ def bend(
     """
     for state in (a, b, *([] if middle is None else [middle])):
         check_model(state, model)
+        check_pair(a, state)
+        check_finite(state)
+    check_generator(generator)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
@@ -116,7 +130,7 @@ def bend(
     start.load_state_dict(first, assign=True)  # in the precision of the states
     _tie(start, model)
     chosen = Corner.of(**settings)
-    ends = factor if isinstance(factor, tuple) else (factor, factor)
+    ends = check_factor(factor)
     chain = {"on torus": symmetry is not None, "bias": bias, "factor": [*ends]}
     device, drawn = device_of(train, start), [generator]
     networks = Networks(
@@ -168,8 +182,8 @@ def _power(ends: tuple[float, float], t: float) -> float:
 def _between(a: State, b: State, t: float, torus: Torus | None) -> dict[str, Tensor]:
     """A point of a segment, as a stack of one network; its buffers may be written to."""
     if torus is None:
-        point = {k: between(v, b[k], t) if v.is_floating_point() else v for k, v in a.items()}
+        point = {k: between(v, b[k], t) if inexact(v) else v for k, v in a.items()}
     else:
         point = torus.geodesic(a, b, t)
     # (1, ...): networks are trained side by side, along the first dimension
-    return {k: (v if v.is_floating_point() else v.clone())[None] for k, v in point.items()}
+    return {k: (v if inexact(v) else v.clone())[None] for k, v in point.items()}

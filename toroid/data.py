@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from . import _torchvision
 from ._files import DamagedError, read_tensors, write_tensors
+from ._state import check_whole
 
 __all__ = ["DATASETS", "Dataset", "load", "sha256"]
 
@@ -68,8 +69,10 @@ class Dataset:
                     f"{what} are a {type(x).__name__}; a Dataset takes tensors: torch.as_tensor(). "
                     "Several inputs come as a list of batches, see toroid.Task"
                 )
-        if len(self.images) != len(self.labels):
-            raise ValueError(f"{len(self.images)} images but {len(self.labels)} labels")
+        object.__setattr__(self, "classes", check_whole("classes", self.classes, 1))
+        images, labels = (x.shape[:1] for x in (self.images, self.labels))
+        if images != labels:
+            raise ValueError(f"{images.numel()} images but {labels.numel()} labels")
         if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
             raise ValueError(
                 f"labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}; they must be "
@@ -109,7 +112,7 @@ class Dataset:
         Raises:
             ValueError: If there are not so many.
         """
-        if not 0 < count <= len(self):
+        if not 0 < check_whole("count", count) <= len(self):
             raise ValueError(f"cannot take {count} of the {len(self)} images of {self.name}")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         labels = self.labels.cpu()[order]
@@ -157,6 +160,8 @@ def load(
         >>> train.images.shape, len(test)
         (torch.Size([1297, 1, 8, 8]), 500)
     """
+    if subset is not None:
+        check_whole("subset", subset, 1)
     parts = _parts(name, root, download)
     title = Path(name).name
     train, test = (_dataset(*parts[split], f"{title}/{split}") for split in ("train", "test"))

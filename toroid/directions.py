@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _random
-from ._state import State, check_finite, check_model, check_whole, first_names
+from ._state import State, check_finite, check_model, check_whole, first_names, inexact
 from .symmetry import Symmetry
 from .torus import Torus, tangential
 
@@ -60,15 +60,20 @@ def drawn(state: State, model: nn.Module, torus: Torus | None, seed: int) -> dic
     first = torch.Generator().manual_seed(check_whole("seed", seed))
     generator = torch.Generator().manual_seed(_random.seed(first))
     z = {
-        k: torch.randn(v.shape, generator=generator, dtype=torch.float32).to(v)
+        k: torch.randn(v.shape, generator=generator, dtype=_drawable(v)).to(v)
         for k, v in state.items()
-        if v.is_floating_point()
+        if inexact(v)
     }
     free = {name for name, _ in model.named_parameters()}
     way = {k: _by_filters(v, state[k]) if k in free else torch.zeros_like(v) for k, v in z.items()}
     if torus is not None:
         _walk(torus, state, z, way)
     return {k: way[first] for k, first in first_names(model).items() if first in way}
+
+
+def _drawable(weight: Tensor) -> torch.dtype:
+    """The precision that numbers are drawn in: the same ones for all."""
+    return torch.complex64 if weight.is_complex() else torch.float32
 
 
 def _walk(torus: Torus, state: State, z: State, way: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -16,10 +17,23 @@ from tqdm.auto import tqdm
 
 from ._batches import Data
 from ._repair import HOW
-from ._state import State, check_choice, check_finite, check_model, check_whole, difference
+from ._state import (
+    State,
+    check_choice,
+    check_factor,
+    check_finite,
+    check_list,
+    check_model,
+    check_number,
+    check_step,
+    check_whole,
+    difference,
+    inexact,
+    shown,
+)
 from .directions import drawn
 from .evaluation import Evaluation, Evaluator, Score
-from .paths import Path, Ray, check_step, moved
+from .paths import Path, Ray, check_path, moved
 from .symmetry import Symmetry
 from .tasks import Task, classification
 from .torus import Torus
@@ -159,20 +173,15 @@ def along(
     several = data if isinstance(data, Mapping) else {"": data}
     single = several is not data
     known: Any = {"": ends} if single and ends is not None else ends
-    if known is not None and known.keys() != several.keys():
-        raise ValueError(f"ends are those of {sorted(known)}, the data sets are {sorted(several)}")
-    if not callable(path) or isinstance(path, nn.Module):
-        raise ValueError(
-            f"path is a {type(path).__name__}, not a function of t: make one of two states, "
-            "toroid.Linear(a, b); around one state see toroid.line and toroid.plane"
-        )
+    _check_ends(known, several)
+    check_path("path", path)
     start = path(float(places[0]))
     check_model(start, model)
     evaluator = Evaluator(model, Evaluation.of(**how), task)
     parts = {name: evaluator.batches(part) for name, part in several.items()}
     fresh = _renewing(evaluator, refresh, repair, path, places)
     resized = factor is None and _outputs_resized(path, start)
-    ends_factor = _pair(1.0 if factor is None else factor)
+    ends_factor = check_factor(1.0 if factor is None else factor)
     scores: dict[str, list[Score]] = {name: [] for name in several}
     for t in tqdm(places if known is None else places[1:-1], disable=not progress, leave=False):
         state = fresh(path(float(t)), float(t))
@@ -188,6 +197,26 @@ def along(
     rows = {name: np.array(s, float) for name, s in scores.items()}
     curves = {name: Curve(places, found[:, 0], found[:, 1], note) for name, found in rows.items()}
     return curves[""] if single else curves
+
+
+def _check_ends(known: Mapping[str, Ends] | None, data: Mapping[str, Data]) -> None:
+    """Two scores for each data set, of which there are some."""
+    if not data:
+        raise ValueError("data is an empty mapping; it takes a data set for each name")
+    if known is None:
+        return
+    if not isinstance(known, Mapping) or known.keys() != data.keys():
+        told = sorted(known) if isinstance(known, Mapping) else shown(known)
+        raise ValueError(f"ends are those of {told}, the data sets are {sorted(data)}")
+    for pair in known.values():
+        numbers = None
+        with suppress(TypeError, ValueError):  # what is no array of numbers is told below
+            numbers = np.asarray(pair).astype(float, casting="same_kind")
+        if numbers is None or numbers.shape != (2, 2):
+            raise ValueError(
+                f"ends are {shown(pair)}; they are the (error, loss) of the first and the last "
+                "place, as of Curve.ends"
+            )
 
 
 TEMPERATURE = (
@@ -249,20 +278,17 @@ def _outputs_resized(path: Path, state: State) -> bool:
     return bool(((norms - 1).abs() < 1e-3).all())
 
 
-def _pair(factor: Factor) -> tuple[float, float]:
-    first, second = factor if isinstance(factor, tuple) else (factor, factor)
-    if not (0 < first < np.inf and 0 < second < np.inf):
-        raise ValueError(f"factor is {factor}; it must be positive, or two such numbers")
-    return float(first), float(second)
-
-
 def _places(points: int | Sequence[float]) -> NDArray[Any]:
-    count = isinstance(points, (int, np.integer))
-    places = np.linspace(0, 1, int(points)) if count else np.asarray(points, float)  # type: ignore
+    places: NDArray[Any] = np.zeros(0)
+    with suppress(TypeError, ValueError):  # what is no array of numbers is told below
+        given: NDArray[Any] = np.asarray(points)
+        if given.ndim == 0 and given.dtype.kind in "iu":
+            given = np.linspace(0, 1, int(given))
+        places = given.astype(float, casting="same_kind")
     ascend = places.ndim == 1 and len(places) > 1 and (np.diff(places) > 0).all()  # no NaN does
     if not ascend or not np.isfinite(places).all():
         raise ValueError(
-            f"points is {points}; it takes at least two ascending places, or their number"
+            f"points is {shown(points)}; it takes at least two ascending places, or their number"
         )
     return places
 
@@ -329,8 +355,10 @@ def _ways(
     check_model(state, model)
     check_finite(state, {name for name, _ in model.named_parameters()})
     torus = None if symmetry is None else Torus.at_edge(symmetry, bias, state)
+    first = check_whole("seed", seed)
     if given is None:
-        return [drawn(state, model, torus, seed + i) for i in range(count)], torus
+        return [drawn(state, model, torus, first + i) for i in range(count)], torus
+    given = check_list("directions", given, "states")
     if len(given) != count:
         raise ValueError(f"directions are {len(given)}; around a state it takes {count}")
     for each in given:
@@ -340,8 +368,7 @@ def _ways(
 
 def _reach(radius: float, points: int) -> NDArray[Any]:
     """Places on both sides of a state."""
-    if not 0 < radius < np.inf:
-        raise ValueError(f"radius is {radius}; it must be positive and finite")
+    radius = float(check_number("radius", radius, positive=True))
     return np.linspace(-radius, radius, check_whole("points", points, 1))
 
 
@@ -432,11 +459,11 @@ def plane(
         if isinstance(states, Mapping)
         else _through(states, model, symmetry, bias)
     )
-    low, high = corners.min(0), corners.max(0)
-    reach = margin * (high - low)
-    x, y = (np.linspace(*ends, points) for ends in zip(low - reach, high + reach, strict=True))
-    if isinstance(states, Mapping):
-        x = y = _reach(radius, points)
+    x, y = (
+        [_reach(radius, points)] * 2
+        if isinstance(states, Mapping)
+        else _extent(corners, margin, check_whole("points", points, 1))
+    )
     evaluator, scores = Evaluator(model, Evaluation.of(**how), task), []
     batches, fresh = evaluator.batches(data), _refreshing(evaluator, refresh)
     places = [(float(column), float(row)) for row in y for column in x]
@@ -444,6 +471,15 @@ def plane(
         scores.append(evaluator.score(fresh(place(column, row)), batches))
     error, loss = np.array(scores).T.reshape(2, len(y), len(x))
     return Plane(x, y, error, loss, corners)
+
+
+def _extent(corners: NDArray[Any], margin: float, points: int) -> list[NDArray[Any]]:
+    """Places along both sides of a map of three states."""
+    if check_number("margin", margin) <= -0.5:
+        raise ValueError(f"margin is {margin}; from -0.5 down nothing is left of the map")
+    low, high = corners.min(0), corners.max(0)
+    reach = float(margin) * (high - low)
+    return [np.linspace(*ends, points) for ends in zip(low - reach, high + reach, strict=True)]
 
 
 #: From a place in a plane to the state that is there.
@@ -463,9 +499,11 @@ def _through(
     states: Sequence[State], model: nn.Module, symmetry: Symmetry | None, bias: str
 ) -> tuple[NDArray[Any], Place]:
     """Where three states are in their plane, and from a place in it to a state."""
-    if not isinstance(states, Sequence) or len(states) != 3:
-        many = len(states) if isinstance(states, Sequence) else f"a {type(states).__name__}"
-        raise ValueError(f"a plane takes three states, or one state dict to go around; got {many}")
+    states = check_list("states", states, "three states, or one state dict to go around")
+    if len(states) != 3:
+        raise ValueError(
+            f"a plane takes three states, or one state dict to go around; got {len(states)}"
+        )
     for state in states:
         check_model(state, model)
     torus = None if symmetry is None else Torus.at_edge(symmetry, bias, *states, normal=False)
@@ -485,9 +523,7 @@ def _affine(states: Sequence[State], second: float, third: float) -> dict[str, T
     """``a + second (b - a) + third (c - a)``, variances not below 0."""
     a, b, c = states
     result = {
-        k: v + second * difference(v, b[k]) + third * difference(v, c[k])
-        if v.is_floating_point()
-        else v
+        k: v + second * difference(v, b[k]) + third * difference(v, c[k]) if inexact(v) else v
         for k, v in a.items()
     }
     return {k: v.clamp_min(0) if k.endswith("running_var") else v for k, v in result.items()}
@@ -495,7 +531,7 @@ def _affine(states: Sequence[State], second: float, third: float) -> dict[str, T
 
 def _coordinates(states: Sequence[State], names: Sequence[str]) -> NDArray[Any]:
     """The states in their plane: the first at 0, the second on the x axis, the third above it."""
-    a, b, c = (torch.cat([s[k].detach().double().flatten() for k in names]) for s in states)
+    a, b, c = (torch.cat([_numbers(s[k].detach()) for k in names]) for s in states)
     across, up = b - a, c - a
     length = across.norm()
     share = up @ across / length
@@ -503,3 +539,8 @@ def _coordinates(states: Sequence[State], names: Sequence[str]) -> NDArray[Any]:
     if float(height) < 1e-6 * float(length + up.norm()) or not float(length):
         raise ValueError("the three states lie on one line; a plane takes others")
     return np.array([[0, 0], [float(length), 0], [float(share), float(height)]])
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """All numbers in a row; of a complex one its two parts."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double().flatten()

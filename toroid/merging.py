@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from ._state import State, check_choice, difference
+from ._state import State, check_choice, check_list, check_number, difference, inexact, shown
 from .symmetry import Symmetry
 from .symmetry._groups import widened
 from .torus import Torus
@@ -39,8 +40,8 @@ class Merged(dict[str, Tensor]):
 
 
 def merge(
-    states: Sequence[State], symmetry: Symmetry, on: str = "torus",
-    weights: Sequence[float] | None = None, *, bias: str = "euclidean",
+    states: Iterable[State], symmetry: Symmetry, on: str = "torus",
+    weights: Iterable[float] | None = None, *, bias: str = "euclidean",
 ) -> Merged:  # fmt: skip
     """The mean of networks that are aligned to one reference.
 
@@ -84,11 +85,9 @@ def merge(
         (torch.Size([5, 4]), True)
     """
     check_choice("on", on, ("torus", "raw"))
-    if isinstance(states, dict) or not len(states):
-        raise ValueError(
-            f"states are {'one state' if isinstance(states, dict) else 'none'}; merge takes a list "
-            "of at least one state dict"
-        )
+    states = check_list("states", states, "state dicts")
+    if not states:
+        raise ValueError("states are none; merge takes a list of at least one state dict")
     shares = _shares(weights, len(states))
     torus = Torus.at_edge(symmetry, bias, *states, normal=on == "torus")
     wide = [{k: widened(v) for k, v in state.items()} for state in states]
@@ -96,21 +95,20 @@ def merge(
         mean, norm = _weighted(wide, shares), 0.0
     else:
         mean, norm = _karcher(torus, wide, shares)
-    return Merged(
-        {k: mean[k].to(v.dtype) if v.is_floating_point() else v for k, v in states[0].items()}, norm
-    )
+    return Merged({k: mean[k].to(v.dtype) if inexact(v) else v for k, v in states[0].items()}, norm)
 
 
-def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+def _shares(weights: Iterable[float] | None, count: int) -> list[float]:
     """Weights that add up to 1."""
-    given = [1.0] * count if weights is None else [float(w) for w in weights]
-    total = sum(given)
-    if len(given) != count or min(given) < 0 or not 0 < total < math.inf:
+    given = [1.0] * count if weights is None else check_list("weights", weights, "numbers")
+    numbers = [float(w) for w in given if isinstance(w, Real) or getattr(w, "ndim", None) == 0]
+    total = sum(numbers)
+    if not len(given) == len(numbers) == count or min(numbers) < 0 or not 0 < total < math.inf:
         raise ValueError(
-            f"weights are {given} for {count} states; they are numbers from 0 on, one for each "
-            "state, not all 0"
+            f"weights are {shown(given)} for {count} states; they are numbers from 0 on, one for "
+            "each state, not all 0"
         )
-    return [w / total for w in given]
+    return [w / total for w in numbers]
 
 
 def _weighted(states: Sequence[State], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -119,7 +117,7 @@ def _weighted(states: Sequence[State], shares: Sequence[float]) -> dict[str, Ten
     return {
         k: v + _sum([difference(v, s[k]) for s in states], shares)
         for k, v in first.items()
-        if v.is_floating_point()
+        if inexact(v)
     }
 
 
@@ -189,8 +187,11 @@ def renorm(state: State, ends: Sequence[State], t: float, symmetry: Symmetry) ->
         >>> bool(torch.allclose(straight["1.weight"].norm(dim=1), torch.ones(5)))
         True
     """
-    if not 0 <= t <= 1:
+    if not 0 <= check_number("t", t) <= 1:
         raise ValueError(f"t is {t}; the place between the ends is from 0 to 1")
+    ends = check_list("ends", ends, "two state dicts")
+    if len(ends) != 2:
+        raise ValueError(f"ends are {len(ends)}; they are the states at t = 0 and t = 1")
     a, b = ends
     torus = Torus.at_edge(symmetry, "euclidean", state, a, b, normal=False)
     result = dict(state)

@@ -8,16 +8,19 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._state import (
     State,
     between,
     check_binary,
-    check_finite,
     check_number,
     check_pair,
+    check_step,
+    check_tensor,
     check_whole,
+    inexact,
+    shown,
 )
 from .symmetry import Symmetry
 from .torus import Torus
@@ -31,6 +34,15 @@ class Path(Protocol):
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
         ...
+
+
+def check_path(name: str, path: object) -> None:
+    """A function of t."""
+    if not callable(path) or isinstance(path, (nn.Module, type)):
+        raise ValueError(
+            f"{name} is {shown(path)}, not a function of t: make one of two states, "
+            "toroid.Linear(a, b); around one state see toroid.line and toroid.plane"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,7 @@ class Linear:
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
         check_number("t", t)
-        return {
-            k: between(v, self.b[k], t) if v.is_floating_point() else v for k, v in self.a.items()
-        }
+        return {k: between(v, self.b[k], t) if inexact(v) else v for k, v in self.a.items()}
 
 
 @dataclass(frozen=True)
@@ -152,21 +162,9 @@ def moved(a: State, steps: Sequence[tuple[float, State]], torus: Torus | None) -
     v = {
         k: sum((t * step[k] for t, step in steps if k in step), torch.zeros_like(x))
         for k, x in a.items()
-        if x.is_floating_point()
+        if inexact(x)
     }
     return torus.exp(a, v) if torus else {k: x + v[k] if k in v else x for k, x in a.items()}
-
-
-def check_step(a: State, v: State) -> None:
-    """A direction at a state: tensors of its names and shapes, of finite numbers."""
-    check_finite(v)
-    for name, step in v.items():
-        if name not in a or step.shape != a[name].shape:
-            found = f"has shape {tuple(a[name].shape)}" if name in a else "does not exist"
-            raise ValueError(
-                f"the direction has {name!r} of shape {tuple(step.shape)}, which {found} in the "
-                "state"
-            )
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,13 @@ class Joined:
     first: Path
     second: Path
 
+    def __post_init__(self) -> None:
+        check_path("first", self.first)
+        check_path("second", self.second)
+
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
+        check_number("t", t)
         return self.first(2 * t) if t <= 0.5 else self.second(2 * t - 1)
 
 
@@ -242,6 +245,8 @@ class Hamming:
         check_pair(self.a, self.b)
         for state in (self.a, self.b):
             check_binary(state)
+        if self.order is not None:
+            check_tensor("order", self.order, floating=False)
         if not torch.equal(self.turns.sort().values, torch.arange(self.count)):
             raise ValueError(
                 f"order takes a permutation of the {self.count} weights that differ, got a tensor "
@@ -266,7 +271,9 @@ class Hamming:
 
     def __call__(self, t: float) -> dict[str, Tensor]:
         """The state at `t`."""
-        return self.flipped(self.turns[: round(t * self.count)])
+        if not 0 <= check_number("t", t) <= 1:
+            raise ValueError(f"t is {t}; a path of flips goes from 0 to 1")
+        return self.flipped(self.turns[: round(float(t) * self.count)])
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._state import State, between, check_choice, check_finite, check_number, check_pair, difference
+from ._state import (
+    State,
+    between,
+    check_choice,
+    check_finite,
+    check_flag,
+    check_number,
+    check_pair,
+    check_step,
+    difference,
+    inexact,
+)
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
-from .symmetry._groups import check_state, lengths, widened
+from .symmetry._groups import check_floating, check_state, lengths, widened
 
 __all__ = ["angles", "balance", "distance", "exp", "geodesic", "log", "normalize"]
 
@@ -51,6 +62,7 @@ class Torus:
         for other in states[1:]:
             check_pair(states[0], other)
         check_state(states[0], symmetry)
+        check_floating(states[0], symmetry.scales)
         torus = cls(symmetry, bias)
         for state in states:
             check_finite(state, symmetry.parameters)
@@ -178,13 +190,13 @@ class Torus:
             for k, (near, far) in weights.items()
         }
         return {
-            k: curved[k] if k in curved else between(v, b[k], t) if v.is_floating_point() else v
+            k: curved[k] if k in curved else between(v, b[k], t) if inexact(v) else v
             for k, v in a.items()
         }
 
     def log(self, a: State, b: State) -> dict[str, Tensor]:
         """The tangent vector at `a` whose `exp` is `b`; an error where there is none."""
-        result = {k: difference(v, b[k]) for k, v in a.items() if v.is_floating_point()}
+        result = {k: difference(v, b[k]) for k, v in a.items() if inexact(v)}
         for scale in self.symmetry.scales:
             first, second = self.vectors(a, scale), self.vectors(b, scale)  # (units, numbers)
             theta = _angle(first, second)
@@ -200,7 +212,7 @@ class Torus:
 
     def exp(self, a: State, tangent: State) -> dict[str, Tensor]:
         """Walk from `a`: great circles on the spheres, straight elsewhere."""
-        straight = {k for k, v in a.items() if v.is_floating_point()} - self.covered
+        straight = {k for k, v in a.items() if inexact(v)} - self.covered
         result = {k: v + tangent[k] if k in straight else v for k, v in a.items()}
         for scale in self.symmetry.scales:
             point, step = self.vectors(a, scale), self.vectors(tangent, scale)  # (units, numbers)
@@ -281,9 +293,9 @@ def normalize(
     check_choice("output", output, OUTPUTS)
     check_choice("gains", gains, GAINS)
     check_choice("turns", turns, TURNS)
-    if output == "keep":
-        symmetry = replace(symmetry, output=None)
     torus = Torus.at_edge(symmetry, bias, state, normal=False)
+    if output == "keep":
+        torus = Torus(replace(symmetry, output=None), bias)
     state = _with_positive_gains(state, symmetry) if gains == "positive" else state
     return torus.normalize(state, turns == "orthonormal")
 
@@ -492,6 +504,7 @@ def distance(
         >>> distance(a, a, symmetry)
         0.0
     """
+    check_flag("mean", mean)
     found = angles(a, b, symmetry, bias=bias)
     if not found:
         raise ValueError(
@@ -593,7 +606,8 @@ def exp(
         A normalised state.
 
     Raises:
-        ValueError: If `a` does not fit, holds NaN or is not normalised.
+        ValueError: If `a` does not fit, holds NaN or is not normalised, or the tangent has not its
+            names, shapes and precision.
 
     Example:
         >>> import torch, toroid
@@ -604,7 +618,14 @@ def exp(
         >>> bool(distance(exp(a, log(a, b, symmetry), symmetry), b, symmetry) < 1e-5)
         True
     """
-    return Torus.at_edge(symmetry, bias, a).exp(a, tangent)
+    torus = Torus.at_edge(symmetry, bias, a)
+    check_step(a, tangent)
+    if missing := [k for k, v in a.items() if inexact(v) and k not in tangent]:
+        raise ValueError(
+            f"the tangent lacks {', '.join(missing[:5])} of the state; what does not move takes "
+            "zeros"
+        )
+    return torus.exp(a, tangent)
 
 
 def _check_antipodal(scale: Scale, theta: Tensor) -> None:

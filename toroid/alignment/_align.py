@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from .._batches import Data
-from .._state import State, check_choice, check_finite, check_pair, check_whole
+from .._state import (
+    State,
+    check_choice,
+    check_finite,
+    check_flag,
+    check_list,
+    check_model,
+    check_pair,
+    check_tensor,
+    check_whole,
+    inexact,
+)
 from ..symmetry import Symmetry
 from ..symmetry._elements import Element
 from ..symmetry._groups import check_state
@@ -92,9 +103,18 @@ def match(a: Tensor, b: Tensor) -> Tensor:
         >>> match(torch.eye(3), 5 * torch.eye(3)[[2, 0, 1]])
         tensor([1, 2, 0])
     """
-    if a.dim() != 2 or a.shape != b.shape:
+    for name, rows in (("a", a), ("b", b)):
+        check_tensor(name, rows, floating=True)
+        check_finite({name: rows})
+    if a.dim() != 2 or a.shape != b.shape or not a.shape[1]:
         raise ValueError(
-            f"match takes two matrices of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+            "match takes two matrices (units, numbers) of one shape, got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    if (a.dtype, a.device) != (b.dtype, b.device):
+        raise ValueError(
+            f"match takes two matrices of one precision, got {a.dtype} on {a.device} and "
+            f"{b.dtype} on {b.device}"
         )
     a, b = (unit_length(x) for x in (a, b))
     return assign(a @ b.T)
@@ -178,16 +198,18 @@ def align(
     check_state(state, symmetry)
     for s in (state, to):
         check_finite(s)
-    if restarts < 0:
-        raise ValueError(f"restarts is {restarts}; it must not be negative")
+    restarts, seed = check_whole("restarts", restarts, 0), check_whole("seed", seed)
+    for name, flag in (("balanced", balanced), ("turns", turns)):
+        check_flag(name, flag)
     symmetry = symmetry if turns else symmetry.still
     if method == "activation":
-        short = isinstance(inputs, Tensor) and len(inputs) < 2
+        short = isinstance(inputs, Tensor) and inputs.shape[:1].numel() < 2
         if model is None or inputs is None or short:
             raise ValueError(
                 'method="activation" needs the model, and inputs to run it on: a tensor of two '
                 "or more, or data as toroid.evaluate takes"
             )
+        check_model(state, model)
         batches = [inputs] if isinstance(inputs, Tensor) else inputs
         element = by_activation(state, to, symmetry, model, batches, checked_task(task))
     else:
@@ -251,7 +273,9 @@ def align_all(
         >>> len(align_all(states, symmetry))
         3
     """
-    states = list(states)
+    states = check_list("states", states, "state dicts")
+    rounds = check_whole("rounds", rounds, 0)
+    check_flag("balanced", balanced)
     if not states:
         raise ValueError("align_all takes at least one state")
     compared, reference = states, to
@@ -295,7 +319,7 @@ def _round(
 def _mean(states: Sequence[State]) -> dict[str, Tensor]:
     """The mean of several states; integer buffers are the first's."""
     return {
-        k: torch.stack([s[k] for s in states]).mean(0) if v.is_floating_point() else v
+        k: torch.stack([s[k] for s in states]).mean(0) if inexact(v) else v
         for k, v in states[0].items()
     }
 

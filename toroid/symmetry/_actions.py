@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .._state import State, check_tensor
+from .._state import State, check_mapping, check_tensor
 from ._elements import Element
-from ._groups import Symmetry, check_state
+from ._groups import Symmetry, check_floating, check_state
 
 
 def permute(
@@ -39,6 +39,7 @@ def permute(
         True
     """
     check_state(state, symmetry)
+    check_mapping("permutations", permutations, "permutations")
     sizes = {group.name: group.size for group in symmetry.groups}
     for name, permutation in permutations.items():
         check_tensor(f"the permutation of {name!r}", permutation, floating=False)
@@ -51,9 +52,10 @@ def permute(
             raise ValueError(
                 f"group {name!r} takes a permutation of its {size} units (0 to {size - 1}, each "
                 f"once), got a tensor of shape {tuple(permutation.shape)}: "
-                f"{permutation.tolist()[:8]}"
+                f"{permutation.flatten().tolist()[:8]}"
             )
-    return Element(symmetry, permutations=permutations).act(state)
+    # bytes would be a mask
+    return Element(symmetry, {name: p.long() for name, p in permutations.items()}).act(state)
 
 
 def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> dict[str, Tensor]:
@@ -83,6 +85,7 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
         True
     """
     check_state(state, symmetry)
+    check_mapping("factors", factors, "factors")
     sizes = {scale.name: len(scale.axes[0].index) for scale in symmetry.scales}
     for name, factor in factors.items():
         if name not in sizes:
@@ -94,6 +97,7 @@ def rescale(state: State, factors: Mapping[str, Tensor], symmetry: Symmetry) -> 
                 f"scale {name!r} takes {size} positive finite factors, got shape "
                 f"{tuple(factor.shape)} with minimum {factor.min() if factor.numel() else None}"
             )
+    check_floating(state, (scale for scale in symmetry.scales if scale.name in factors))
     return Element(symmetry, factors=factors).act(state)
 
 
@@ -124,6 +128,7 @@ def flip(state: State, signs: Mapping[str, Tensor], symmetry: Symmetry) -> dict[
         True
     """
     check_state(state, symmetry)
+    check_mapping("signs", signs, "signs")
     odd = {group.name: group.flip for group in symmetry.groups if group.flip}
     for name, sign in signs.items():
         if name not in odd:
@@ -170,6 +175,7 @@ def turn(state: State, matrices: Mapping[str, Tensor], symmetry: Symmetry) -> di
         True
     """
     check_state(state, symmetry)
+    check_mapping("matrices", matrices, "matrices")
     turning = {group.name: group.size for group in symmetry.groups if group.turn}
     for name, matrix in matrices.items():
         if name not in turning:
@@ -184,4 +190,6 @@ def turn(state: State, matrices: Mapping[str, Tensor], symmetry: Symmetry) -> di
             )
         if torch.linalg.matrix_rank(matrix.double()) < size:
             raise ValueError(f"the matrix of group {name!r} cannot be inverted")
+    turned = [group.turn for group in symmetry.groups if group.turn and group.name in matrices]
+    check_floating(state, turned)
     return Element(symmetry, turns=matrices).act(state)

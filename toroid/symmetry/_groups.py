@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._state import State, check_tensors, prefixed
+from .._state import State, check_tensors, inexact, prefixed, shown
 
 #: What fixes the scale of units that are sets.
 OF_PARTS = "of its parts"
@@ -451,9 +451,7 @@ def _short(names: Iterable[str], most: int = 3) -> str:
 def check_state(state: State, symmetry: Symmetry) -> None:
     """A state has every tensor that the symmetry speaks of, in the right size."""
     if not hasattr(symmetry, "all_groups"):
-        told = repr(symmetry)
-        told = f"a {type(symmetry).__name__}" if len(told) > 80 or "\n" in told else told
-        raise ValueError(f"symmetry is {told}; it takes what find_symmetries returns")
+        raise ValueError(f"symmetry is {shown(symmetry)}; it takes what find_symmetries returns")
     check_tensors(state)
     for group in symmetry.all_groups:
         for axis in group.axes:
@@ -472,3 +470,13 @@ def check_state(state: State, symmetry: Symmetry) -> None:
                     f"indexes {needed} places of dimension {axis.dim}; was the "
                     "symmetry found on another network?"
                 )
+
+
+def check_floating(state: State, scales: Iterable[Scale]) -> None:
+    """Whatever factors act on is of numbers that they can act on, not of integers."""
+    for axis in (axis for scale in scales for axis in scale.axes if axis.power):
+        if not inexact(state[axis.parameter]):
+            raise ValueError(
+                f"{axis.parameter!r} is of {state[axis.parameter].dtype}: integers cannot be "
+                "rescaled; make them floating: .float()"
+            )
