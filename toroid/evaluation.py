@@ -164,7 +164,7 @@ class Evaluator:
     def _call(self, state: State, batch: Batch, like: Tensor) -> Any:
         inputs = tree_map(partial(self._moved, like=like), (batch.arguments, batch.named))
         once = {k: v for k, v in state.items() if k not in self.later}
-        return run(self.network, once, *inputs)
+        return run(self.network, once, *inputs, own=self.buffers)
 
     def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
         """Outputs that count, in the precision of the state, and targets beside them."""

@@ -356,17 +356,23 @@ def checked_task(task: Any) -> Task:
 
 def judged(task: Task, outputs: Any, targets: Any, count: int) -> tuple[Tensor, Tensor]:
     """Errors (N,) and mean loss of a batch, as the task says; that they are such is checked."""
-    errors, loss = task.error(outputs, targets), task.loss(outputs, targets)
+    errors, loss = task.error(outputs, targets), mean_loss(task, outputs, targets)
     if not isinstance(errors, Tensor) or errors.shape != (count,):
         found = tuple(errors.shape) if isinstance(errors, Tensor) else type(errors).__name__
         raise ValueError(
             f"the task's error gave {found} for {count} examples; it must give one number for "
             f"each, a tensor of shape ({count},)"
         )
+    return errors.double(), loss
+
+
+def mean_loss(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The loss of a batch, as the task says; that it is one number is checked."""
+    loss = task.loss(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(
             f"the task's loss gave {found}; it must give the mean over the examples, a tensor of "
             "one number"
         )
-    return errors.double(), loss
+    return loss

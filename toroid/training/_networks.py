@@ -50,7 +50,8 @@ class Networks:
         self.buffers = {k: v for k, v in self.state.items() if k not in self.weights}
         self.module = structure(models[0]).train()
         self.fits = False  # whether outputs were seen to be what the task takes
-        self.generators, self.draws = generators, None if generators else False
+        self.generators, self.tried = generators, False
+        self.draws = self.writes = False  # as it runs: random numbers; to its weights
         self.stacked = device.type == "cuda" and len(models) > 1 if stacked is None else stacked
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -65,19 +66,25 @@ class Networks:
 
         images = self._place(images)
         with torch.autocast(images.device.type, self.type, enabled=self.type is not None):
-            if self.draws is None:
-                self.draws = self._draws((images[0],))
-            if self.stacked and not self.draws:
+            if not self.tried:
+                self._try((images[0],))
+            if self.stacked and not (self.draws or self.writes):
                 outputs = vmap(self._one)(state, images)
             else:
-                rows = zip(*(v.unbind(0) for v in state.values()), strict=True)
-                states = [dict(zip(state, row, strict=True)) for row in rows]
+                states = self._singles(state, len(images))
                 outputs = torch.stack([*map(self._alone, range(len(states)), states, images)])
         return outputs if self.type is None else outputs.float()
 
     def _one(self, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
         once = {k: v for k, v in single.items() if self.first[k] == k}
-        return run(self.module, once, inputs, named)
+        return run(self.module, once, inputs, named, own=once)
+
+    def _singles(self, state: dict[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+        """The state of each network, as views of the stacked one."""
+        if self.writes:  # which the views of `unbind` do not allow
+            return [{k: v[i] for k, v in state.items()} for i in range(count)]
+        rows = zip(*(v.unbind(0) for v in state.values()), strict=True)
+        return [dict(zip(state, row, strict=True)) for row in rows]
 
     def _alone(self, index: int, single: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
         """One network, which draws from its own generator."""
@@ -87,12 +94,15 @@ class Networks:
             return self._one(single, *inputs, **named)
 
     @torch.no_grad()
-    def _draws(self, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> bool:
-        """Whether the network draws as it runs: tried once, on copies of what it may write to."""
+    def _try(self, inputs: tuple[Any, ...], named: dict[str, Any] | None = None) -> None:
+        """What a network does as it runs, seen once, on copies of what it may write to."""
         module = structure(self.module).train()
         single = {k: v.clone() for k, v in self.single().items()}
         once = {k: v for k, v in single.items() if self.first[k] == k}
-        return draws(lambda: run(module, once, inputs, named))
+        drew = draws(lambda: run(module, once, inputs, named, own=once))
+        self.draws = drew and self.generators is not None
+        self.writes = any(once[k]._version for k in self.weights)
+        self.tried = True
 
     def losses(
         self, images: Tensor | Sequence[Batch], labels: Tensor | None,
@@ -124,8 +134,8 @@ class Networks:
         like = next(v for v in single.values() if v.is_floating_point())
         inputs, named = tree_map(_moved(like), (batch.arguments, batch.named))
         with torch.autocast(like.device.type, self.type, enabled=self.type is not None):
-            if self.draws is None:
-                self.draws = self._draws(inputs, named)
+            if not self.tried:
+                self._try(inputs, named)
             outputs = take(self._alone(index, single, *inputs, **named), self.task.outputs)
         outputs = tree_map(lambda x: _resized(x, like, factor), outputs)
         targets = tree_map(lambda x: beside(x, like.device), batch.targets)
