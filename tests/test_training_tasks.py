@@ -4,7 +4,7 @@ import pytest
 import torch
 import toroid
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from toroid.training import entropy_sgd, replicated_sgd, sam, sgd, sgd_many, swa
 
 ALGORITHMS = [sgd, sam, swa, entropy_sgd, replicated_sgd]
@@ -82,6 +82,29 @@ def test_the_order_is_the_generators_and_the_loaders_own_is_left_alone(numbers):
     torch.testing.assert_close(many[0].state["weight"], one)
     torch.testing.assert_close(many[1].state["weight"], other)
     assert torch.equal(own.get_state(), before)
+
+
+class Stream(IterableDataset):
+    """Examples that nobody has counted, with noise from torch's generator."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __iter__(self):
+        yield from ((x + torch.randn(()), y) for x, y in zip(*self.numbers, strict=True))
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_stream_leaves_the_global_generator_alone(bare, numbers):
+    stream = Stream(numbers)
+    data, model = stream if bare else DataLoader(stream, batch_size=20), nn.Linear(5, 1)
+    before = torch.get_rng_state()
+    plain = {"epochs": 1, "batch_size": 20, "task": toroid.tasks.regression}
+    first, second = (
+        toroid.training.sgd(model, data, generator=generator(), **plain).state for _ in "ab"
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_it_goes_on_from_a_checkpoint(numbers, tmp_path):

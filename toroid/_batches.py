@@ -111,7 +111,7 @@ class Shuffled:
         try:
             self.count = len(data)
         except TypeError:
-            self.count = sum(1 for _ in data)
+            self.count = sum(1 for _ in _seeded(data, 0))
         if not self.count:
             raise ValueError(f"the data (a {type(data).__name__}) gave no batch; are they empty?")
 
