@@ -1,5 +1,7 @@
 """Training on any data and any task: the same numbers as on a `Dataset`, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 import toroid
@@ -38,6 +40,33 @@ def test_a_regressor_learns_from_a_loader(algorithm, numbers):
     before = toroid.evaluate(model.state_dict(), model, loader, task=task).loss
     assert toroid.evaluate(trained.state, model, loader, task=task).loss < 0.9 * before
     assert trained.report["failed"] == "" or algorithm is replicated_sgd
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_head_that_is_not_in_the_loss_is_no_trouble(algorithm, numbers):
+    """Its weights get no gradient; the others are those of the network without it."""
+    torch.manual_seed(0)
+    body = nn.Linear(5, 1)
+
+    class Net(nn.Module):
+        def __init__(self, *heads):
+            super().__init__()
+            self.body, self.heads = copy.deepcopy(body), nn.ModuleList(heads)
+
+        def forward(self, x):
+            return self.body(x), [head(x) for head in self.heads]
+
+    task, rest = toroid.tasks.regression(outputs=0), {"epochs": 2, "lr": 0.01, "batch_size": 16}
+    own = {replicated_sgd: {"gmax": 10.0}, entropy_sgd: {"inner": 2, "noise": 0.0}}
+    with_head, without = (
+        algorithm(
+            model, [numbers], task=task, generator=generator(), **rest, **own.get(algorithm, {})
+        ).state
+        for model in (Net(nn.Linear(5, 2)), Net())
+    )
+    assert all(v.isfinite().all() for v in with_head.values())
+    if algorithm is not replicated_sgd:  # whose replicas are drawn in another order
+        assert torch.allclose(with_head["body.weight"], without["body.weight"])
 
 
 def test_one_batch_is_a_dataset_of_one_batch():
