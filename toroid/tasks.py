@@ -56,13 +56,23 @@ def _check_classes(outputs: Any, targets: Any, least: int, task: str, shapes: st
 
 def _check_tensors(outputs: Any, targets: Any, task: str) -> None:
     for what, x in (("outputs", outputs), ("targets", targets)):
-        if not isinstance(x, Tensor):
-            named = f" of {', '.join(map(repr, x))}" if isinstance(x, Mapping) else ""
-            raise ValueError(
-                f"the {what} are a {type(x).__name__}{named}; the task {task} takes one tensor. "
-                f"Say which counts: task=toroid.tasks.{task}({what}=...), its place, its name or a "
-                "function"
-            )
+        check_one(what, x, task)
+
+
+def check_one(what: str, x: Any, task: str) -> None:
+    """Outputs or targets as one tensor."""
+    if isinstance(x, Tensor):
+        return
+    named = f" of {', '.join(map(repr, x))}" if isinstance(x, Mapping) else ""
+    held = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+    way = (
+        f"Say which counts: task=toroid.tasks.{task}({what}=...), its place, its name or a function"
+        if held or isinstance(x, Mapping)
+        else "Make a tensor of them: torch.as_tensor()"
+    )
+    raise ValueError(
+        f"the {what} are a {type(x).__name__}{named}; the task {task} takes one tensor. {way}"
+    )
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -330,6 +340,12 @@ segmentation = _task(_places_loss, _places_error, "segmentation")
 #: (N, tokens), or inputs and targets, which are shifted by one if they are the inputs themselves.
 #: Negative targets do not count.
 language = _task(_places_loss, _places_error, "language", targets=_next_tokens)
+
+
+def probable(task: Task, outputs: Any) -> bool:
+    """Whether all of what a task takes for logits lies in [0, 1], where probabilities do."""
+    logits = getattr(task.error, "func", None) is _logits_error
+    return logits and bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def identity(task: Task) -> dict[str, str]:
