@@ -1,5 +1,6 @@
 """SGD against its formula, and the promises around it."""
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -576,6 +577,45 @@ def test_no_epochs_give_the_start_back(digits):
         gap(training.sgd(model, digits, epochs=0, generator=generator()).state, model.state_dict())
         == 0
     )
+
+
+def test_a_training_inside_no_grad_is_the_same(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    plain = {"epochs": 1, "batch_size": 50}
+    expected = training.sgd(model, digits, generator=generator(), **plain).state
+    with torch.no_grad():
+        found = training.sgd(model, digits, generator=generator(), **plain).state
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+    with torch.inference_mode(), pytest.raises(ValueError, match="train outside of it"):
+        training.sgd(model, digits, generator=generator(), **plain)
+
+
+def test_sparse_gradients_are_those_of_dense_ones():
+    """With momentum and weight decay, which torch offers for dense ones only."""
+    torch.manual_seed(0)
+    tokens, labels = torch.randint(9, (20, 3)), torch.randint(3, (20,))
+    dense = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 3)
+    )
+    sparse = copy.deepcopy(dense)
+    sparse[0].sparse = True
+    data = toroid.data.Dataset(tokens, labels, 3)
+    one, two = (
+        training.sgd(m, data, epochs=2, batch_size=10, generator=generator()).state
+        for m in (dense, sparse)
+    )
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert sparse[0].sparse
+
+
+def test_a_batch_of_one_example_has_no_variance():
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
+    x, t = torch.randn(11, 5), torch.randint(4, (11,))
+    data = [(x[:10], t[:10]), (x[10:], t[10:])]
+    with pytest.raises(ValueError, match=r"a batch has one example.*drop_last=True"):
+        training.sgd(model, data, epochs=1, generator=generator())
+    with pytest.raises(ValueError, match=r"a batch has one example.*drop_last=True"):
+        toroid.refresh(model.state_dict(), model, data)
 
 
 def test_schedules_start_at_one_and_fall():

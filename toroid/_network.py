@@ -63,6 +63,13 @@ def run(
 def _run(network: nn.Module, state: dict[str, Tensor], inputs: Any, named: Any) -> Any:
     try:
         return functional_call(network, state, inputs, named)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "a batch has one example, of which BatchNorm estimates no variance: leave it out "
+            "(drop_last=True of a DataLoader), or take another batch_size"
+        ) from error
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except (RuntimeError, TypeError, IndexError) as error:
