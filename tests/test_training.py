@@ -18,6 +18,7 @@ import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
+from torch.utils.checkpoint import checkpoint
 from toroid import training
 from toroid.data import Dataset
 from toroid.training import _confusion, _loop, _replicas
@@ -606,6 +607,62 @@ def test_sparse_gradients_are_those_of_dense_ones():
     )
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert sparse[0].sparse
+
+
+class Recomputing(torch.nn.Module):
+    """Runs its second layer again on the way back, or not."""
+
+    def __init__(self, reentrant=None, drop=0.0):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(3)).double()
+        self.reentrant, self.drop = reentrant, torch.nn.Dropout(drop)
+
+    def middle(self, x):
+        return self.drop(torch.tanh(self.layers[1](torch.tanh(x))))
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        if self.reentrant is None:
+            return self.layers[2](self.middle(x))
+        return self.layers[2](checkpoint(self.middle, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # of the evaluation at the end
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("batches", [True, False])
+def test_what_runs_again_on_the_way_back_finds_the_weights(reentrant, batches):
+    torch.manual_seed(0)
+    plain, other = Recomputing(), Recomputing(reentrant)
+    other.load_state_dict(plain.state_dict())
+    x, t = torch.randn(30, 6).double(), torch.randint(6, (30,))
+    data = [(x[:20], t[:20]), (x[20:], t[20:])] if batches else Dataset(x, t, 6)
+    options = {"epochs": 3, "batch_size": 10}
+    expected, found = (
+        training.sgd_many([m, m], data, generators=[generator(), generator(1)], **options)
+        for m in (plain, other)
+    )
+    for one, two in zip(expected, found, strict=True):
+        assert all(torch.allclose(one.state[k], v, rtol=0) for k, v in two.state.items())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_would_draw_again_on_the_way_back_is_refused(reentrant):
+    data = Dataset(torch.randn(20, 6).double(), torch.randint(6, (20,)), 6)
+    with pytest.raises(ValueError, match="train it without checkpoints"):
+        training.sgd(Recomputing(reentrant, 0.5), data, epochs=1, generator=generator())
+    training.sgd(Recomputing(None, 0.5), data, epochs=1, generator=generator())
+
+
+def test_a_forward_without_gradients_is_not_trained():
+    class Net(Recomputing):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    x, t = torch.randn(20, 6).double(), torch.randint(6, (20,))
+    for data in ([(x, t)], Dataset(x, t, 6)):
+        with pytest.raises(ValueError, match="there is no gradient"):
+            training.sgd(Net(), data, epochs=1, generator=generator())
 
 
 def test_a_batch_of_one_example_has_no_variance():
