@@ -646,6 +646,27 @@ def test_predictions_are_read_off_one_tensor():
         toroid.disagreement(state, state, model, [(x, t)], task=task)
 
 
+class Waves(nn.Module):
+    """All of its weights are complex, its inputs and outputs are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 5, dtype=torch.complex128))
+
+    def forward(self, x):
+        assert x.dtype == torch.float64
+        return (x.to(self.w.dtype) @ self.w.T).abs()
+
+
+def test_inputs_have_the_precision_of_complex_weights():
+    torch.manual_seed(0)
+    model, (x, t) = Waves(), images()
+    found = toroid.evaluate(model.state_dict(), model, [(x, t)])
+    assert found.loss == pytest.approx(number(F.cross_entropy(model(x.double()), t)), rel=1e-12)
+    trained = toroid.training.sgd(model, [(x, t)], epochs=3, generator=torch.Generator())
+    assert trained.history["loss"].is_monotonic_decreasing
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -686,6 +707,8 @@ def test_outputs_and_targets_that_do_not_fit_the_task():
         score(3, [t, t])
     with pytest.raises(ValueError, match="holds no tensor of examples: targets are a list"):
         toroid.evaluate(model.state_dict(), model, [([1.0], [1])])
+    with pytest.raises(ValueError, match=r"no tensor but ndarray: torch.as_tensor\(\)"):
+        toroid.evaluate(model.state_dict(), model, [(x.numpy(), t)])
     with pytest.raises(TypeError, match=r"no argument n_points; .*batch_size, precision"):
         toroid.evaluate(model.state_dict(), model, [(x, t)], n_points=5)
 

@@ -28,6 +28,14 @@ class UnsupportedError(NotImplementedError):
     """An operation, or a use of one, that no rule covers; names the operation and its place."""
 
 
+def measure(state: Mapping[str, Tensor]) -> Tensor:
+    """A tensor in the precision of a state's real numbers, where they are."""
+    for x in state.values():
+        if x.is_floating_point():
+            return x
+    return next((x.real for x in state.values() if x.is_complex()), torch.zeros(0))
+
+
 def cast(x: Any, like: Tensor) -> Any:
     """A copy of an input, for a network that may write into it; floating ones in a precision."""
     if not isinstance(x, Tensor):
@@ -73,11 +81,14 @@ def _run(network: nn.Module, state: dict[str, Tensor], inputs: Any, named: Any) 
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except (RuntimeError, TypeError, IndexError) as error:
+        leaves = tree_leaves((inputs, named))
         given = ", ".join(
             f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-            for x in tree_leaves((inputs, named))
+            for x in leaves
             if isinstance(x, Tensor)
         )
+        kinds = ", ".join(sorted({type(x).__name__ for x in leaves}))
+        given = given or f"no tensor but {kinds}: torch.as_tensor() makes one"
         told = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise ValueError(
             f"the model does not run on what it is given, {given} ({type(error).__name__}: {told});"

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import Kept, run, structure, transparent
+from ._network import Kept, measure, run, structure, transparent
 from ._relu import overwrite
 from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model, first_names, later_names
@@ -174,7 +174,7 @@ class Evaluator:
 
     def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
         """Outputs that count, in the precision of the state, and targets beside them."""
-        like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(0))
+        like = measure(state)
         kind = PRECISIONS.get(self.how.precision)
         with torch.autocast(like.device.type, kind, enabled=kind is not None):
             if not self.kept.settled:

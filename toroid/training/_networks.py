@@ -14,7 +14,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._batches import Batch, beside
-from .._network import plain, run, structure
+from .._network import measure, plain, run, structure
 from .._random import Drawing, draws
 from .._state import first_names
 from ..evaluation import PRECISIONS
@@ -147,7 +147,7 @@ class Networks:
         self, index: int, single: dict[str, Tensor], batch: Any, factor: float
     ) -> tuple[Tensor, Tensor]:
         """Mean loss and mean error of one network on a batch, as the task says."""
-        like = next(v for v in single.values() if v.is_floating_point())
+        like = measure(single)
         inputs, named = tree_map(_moved(like), (batch.arguments, batch.named))
         with torch.autocast(like.device.type, self.type, enabled=self.type is not None):
             if not self.tried:
