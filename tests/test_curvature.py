@@ -13,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from toroid import curvature
 
 
@@ -215,6 +216,224 @@ def test_what_torch_cannot_differentiate_twice_is_named():
         toroid.hessian(model.state_dict(), model, [(x, t)])
 
 
+class OldTanh(torch.autograd.Function):
+    """As functions were written before there was torch.func."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
+
+
+class Small(nn.Module):
+    """Two layers, and what is between them."""
+
+    def __init__(self, between=lambda self, x: torch.tanh(self.a(x))):
+        super().__init__()
+        self.a, self.h, self.between = nn.Linear(5, 6), nn.Linear(6, 3), between
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x):
+        return self.h(self.between(self, x))
+
+
+def written(self, x):
+    h = torch.tanh(self.a(x))
+    self.mean.lerp_(h.mean(0).detach(), 0.1)
+    return h
+
+
+def recomputed(self, x, use_reentrant=False):
+    return checkpoint(lambda z: torch.tanh(self.a(z)), x, use_reentrant=use_reentrant)
+
+
+def hooked():
+    model = Small()
+    model.h.register_full_backward_hook(lambda *args: None)
+    return model
+
+
+ALIKE = {
+    "old function": lambda: Small(lambda self, x: OldTanh.apply(self.a(x))),
+    "checkpoint": lambda: Small(recomputed),
+    "hook": hooked,
+    "buffer": lambda: Small(written),
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    x, t = torch.randn(20, 5).double(), torch.randint(3, (20,))
+    model = Small().double()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    return model, state, toroid.data.Dataset(x, t, 3)
+
+
+def measured(state, model, data, **options):
+    """Four numbers of a state."""
+    found = toroid.hessian(state, model, data, draws=2, tolerance=1e-12, **options)
+    sharp = toroid.sharpness(state, model, data, radius=0.1, **options)
+    lines = toroid.spectrum(state, model, data, steps=4, draws=1, **options).values.max()
+    return found.eigenvalue, sharp, lines, toroid.fisher_rao(state, model, data, **options)
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_what_torch_func_refuses_is_differentiated_without_it(kind, small):
+    """The same function, at a state that is not the model's own."""
+    model, state, data = small
+    other = ALIKE[kind]().double()
+    expected = measured(state, model, data)
+    assert measured(state, other, data, batch_size=7) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "hardsigmoid", "heads"])
+def test_the_hessian_where_forward_mode_fails(kind):
+    torch.manual_seed(0)
+    x, t = torch.randn(20, 5).double(), torch.randint(3, (20,))
+    task, data = toroid.tasks.classification, [(x, t)]
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    if kind == "weight_norm":
+        nn.utils.parametrizations.weight_norm(model[0], dim=None)
+    if kind == "hardsigmoid":
+        model[1] = nn.Hardsigmoid()
+    if kind == "heads":
+        model, data = Heads().double(), [(x, (t, x.sum(1)))]
+        task = toroid.Task(loss=both_losses, error=lambda out, y: out[0].argmax(1) != y[0])
+    weights = [w.requires_grad_() for w in model.parameters()]
+    loss = task.loss(model(x), data[0][1])
+    slopes = torch.autograd.grad(loss, weights, create_graph=True)
+    eps, rows = 1e-5, []
+    for weight in weights:
+        for i in range(weight.numel()):
+            ends = []
+            for way in (eps, -eps):
+                with torch.no_grad():
+                    weight.view(-1)[i] += way
+                slope = torch.autograd.grad(task.loss(model(x), data[0][1]), weights)
+                ends.append(torch.cat([s.flatten() for s in slope]))
+                with torch.no_grad():
+                    weight.view(-1)[i] -= way
+            rows.append((ends[0] - ends[1]) / (2 * eps))
+    dense = torch.stack(rows)
+    assert len(slopes) == len(weights)
+    state = {k: v.detach() for k, v in model.state_dict().items()}
+    found = toroid.hessian(state, model, data, task=task, largest=2, draws=2, tolerance=1e-12)
+    expected = torch.linalg.eigvalsh((dense + dense.T) / 2).flip(0)[:2]
+    assert found.largest == pytest.approx(expected.numpy(), rel=1e-6)
+
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.g = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 1)
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x))
+        return self.c(h), self.g(h)[:, 0]
+
+
+def both_losses(out, targets):
+    return cross_entropy(out[0], targets[0]) + F.mse_loss(out[1], targets[1])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_loss_that_sees_no_weight_has_no_gradient(mode, small):
+    _, state, data = small
+
+    class Net(Small):
+        def forward(self, x):
+            with mode():
+                return super().forward(x)
+
+    for measure in (toroid.hessian, toroid.sharpness, toroid.spectrum, toroid.fisher_rao):
+        with pytest.raises(ValueError, match="there is no gradient"):
+            measure(state, Net().double(), data)
+
+
+def test_a_checkpoint_that_keeps_the_gradient_back_is_named(small):
+    model = Small(lambda self, x: recomputed(self, x, use_reentrant=True)).double()
+    with pytest.raises(toroid.UnsupportedError, match="use_reentrant=False"):
+        toroid.sharpness(small[1], model, small[2])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same(mode, small):
+    model, state, data = small
+    expected = measured(state, model, data)
+    with mode():
+        copies = {k: v.clone() for k, v in state.items()}
+        other = toroid.data.Dataset(data.images.clone(), data.labels.clone(), 3)
+        assert measured(copies, model, other) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_curvature_of_0_and_one_that_is_not_finite(small):
+    model, state, data = small
+    found = toroid.hessian(state, model, data, factor=0.0, largest=2, smallest=1, draws=2)
+    assert (*found.largest, *found.smallest, found.trace) == (0, 0, 0, 0)
+    assert [float(v["a.weight"][0].norm()) for v in found.largest_vectors] == [1, 1]
+    broken = {**state, "a.weight": state["a.weight"] * torch.nan}
+    holed = toroid.data.Dataset(data.images * torch.nan, data.labels, 3)
+    for measure in (toroid.hessian, toroid.sharpness, toroid.spectrum, toroid.fisher_rao):
+        for given in ((broken, model, data), (state, model, holed)):
+            with pytest.raises(ValueError, match="not finite at this state"):
+                measure(*given)
+        with pytest.raises(ValueError, match="factor is nan"):
+            measure(state, model, data, factor=float("nan"))
+
+
+class Waves(nn.Module):
+    """A complex weight; inputs stay real."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.w = nn.Parameter(weight)
+
+    def forward(self, x):
+        assert not x.is_complex()
+        weight = self.w if self.w.is_complex() else torch.view_as_complex(self.w)
+        return (x.to(weight.dtype) @ weight.T).abs()
+
+
+def test_a_complex_parameter_is_a_pair_of_real_ones(small):
+    data = small[2]
+    weight = torch.randn(3, 5, dtype=torch.complex128)
+    models = Waves(weight), Waves(torch.view_as_real(weight))
+    one, two = (measured(m.state_dict(), m, data) for m in models)
+    assert one == pytest.approx(two, rel=1e-9)
+    vector = toroid.hessian(models[0].state_dict(), models[0], data).largest_vectors[0]["w"]
+    assert vector.shape == (3, 5)
+    assert float(vector.norm()) == pytest.approx(1)
+
+
+def test_one_output_without_a_dimension_of_its_own(small):
+    data = small[2]
+    y = (data.images[:, 0] > 0).double()
+    column = nn.Sequential(nn.Linear(5, 1)).double()
+    flat = nn.Sequential(column[0], nn.Flatten(0))
+    found = [
+        toroid.fisher_rao(m.state_dict(), m, [(data.images, y)], task=toroid.tasks.binary)
+        for m in (column, flat)
+    ]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_outputs_that_are_of_no_example(small):
+    _, state, data = small
+    task = toroid.Task(
+        loss=lambda out, y: cross_entropy(out[0], y) + out[1],
+        error=lambda out, y: out[0].argmax(1) != y,
+    )
+    total = Small()
+    total.forward = lambda x: ((h := Small.forward(total, x)), h.square().mean())
+    with pytest.raises(ValueError, match="do not belong to 20 examples"):
+        toroid.fisher_rao(state, total.double(), data, task=task)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_sharpness_is_the_step_written_down(trained, adaptive):
     model, data, state = trained
@@ -298,3 +517,15 @@ def test_bad_input(trained):
     empty = toroid.data.Dataset(data.images[:0], data.labels[:0], 10)
     with pytest.raises(ValueError, match="is empty"):
         toroid.fisher_rao(state, model, empty)
+    for name, given in (("batch_size", 0), ("draws", 2.5), ("draws", "10"), ("largest", 1.5)):
+        with pytest.raises(ValueError, match=f"{name} is {given!r}; it must be"):
+            toroid.hessian(state, model, data, **{name: given})
+    for given in (-1, "x"):
+        with pytest.raises(ValueError, match=f"tolerance is {given}|'x'; it must be"):
+            toroid.hessian(state, model, data, tolerance=given)
+    with pytest.raises(ValueError, match="radius is 'x'; it must be a number"):
+        toroid.sharpness(state, model, data, radius="x")
+    each = toroid.Task(loss=lambda out, y: cross_entropy(out, y, reduction="none"))
+    for measure in (toroid.hessian, toroid.sharpness, toroid.spectrum, toroid.fisher_rao):
+        with pytest.raises(ValueError, match="loss gave \\(60,\\); it must give the mean"):
+            measure(state, model, data, task=each)

@@ -235,6 +235,12 @@ def test_a_data_set_checks_itself():
     assert toroid.data.Dataset(torch.zeros(3, 4), torch.arange(3), 3).shape == (4,)
 
 
+@pytest.mark.parametrize("labels", [torch.zeros(4), torch.zeros(4, 2, dtype=torch.long)])
+def test_targets_that_are_no_classes_are_shown_another_way(labels):
+    with pytest.raises(ValueError, match=r"TensorDataset\(inputs, targets\), with task="):
+        data.Dataset(torch.zeros(4, 3), labels, 2)
+
+
 def test_the_digest_is_of_the_pixels_and_labels(tmp_path):
     def write(name, grey):
         for split in ("train", "test"):

@@ -1,5 +1,6 @@
 """Faults that are put in on purpose: nothing wrong is ever stored, or read back."""
 
+import copy
 import json
 import os
 import random
@@ -377,6 +378,85 @@ def test_a_network_that_writes_to_its_buffers_changes_nothing_of_the_caller(digi
 
 
 # Integrity: a flipped bit in any file that is read back is seen.
+
+
+class Clipping(nn.Module):
+    """Writes to a weight and to two buffers as it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.last = nn.Embedding(9, 4, max_norm=1.0), nn.Linear(12, 3)
+        self.register_buffer("mean", torch.zeros(12))
+        self.register_buffer("kept", torch.zeros(12), persistent=False)
+
+    def forward(self, x):
+        h = self.embed(x).flatten(1)
+        with torch.no_grad():
+            self.last.weight.clamp_(-0.25, 0.25)
+            self.mean.lerp_(h.mean(0), 0.1)
+            self.kept.add_(1)
+        return self.last(h)
+
+
+CALLS = {
+    "evaluate": lambda s, m, d: toroid.evaluate(s, m, d, batch_size=7),
+    "disagreement": lambda s, m, d: toroid.disagreement(s, s, m, d, batch_size=7),
+    "same_function": lambda s, m, d: toroid.same_function(m, s, s, d.images),
+    "hessian": lambda s, m, d: toroid.hessian(s, m, d, draws=2).trace,
+    "sharpness": lambda s, m, d: toroid.sharpness(s, m, d),
+    "fisher_rao": lambda s, m, d: toroid.fisher_rao(s, m, d),
+    "local_energy": lambda s, m, d: toroid.local_energy(s, m, d, sigma=0.1, draws=2),
+    "along": lambda s, m, d: toroid.along(toroid.Linear(s, s), m, d, points=2),
+    "sgd": lambda s, m, d: toroid.training.sgd(m, d, epochs=1, generator=generator()),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_network_that_writes_to_its_weights_changes_nothing_of_the_caller(call):
+    torch.manual_seed(0)
+    model, tokens = Clipping().double(), torch.randint(9, (20, 3))
+    data = toroid.data.Dataset(tokens, torch.randint(3, (20,)), 3)
+    state = {k: 3 * v for k, v in model.state_dict().items()}
+    kept = {id(s): {k: v.clone() for k, v in s.items()} for s in (state, model.state_dict())}
+    own = model.kept.clone()
+    first, second = call(state, model, data), call(state, model, data)
+    for before, after in zip(kept.values(), (state, model.state_dict()), strict=True):
+        assert all(torch.equal(before[k], after[k]) for k in before)
+    assert torch.equal(model.kept, own)
+    if isinstance(first, (float, tuple)):
+        assert first == second
+
+
+def test_a_network_that_writes_to_its_weights_says_what_it_says_alone():
+    """On every batch, the first and the others; the copies are made for such a network only."""
+    torch.manual_seed(0)
+    model, tokens = Clipping().double(), torch.randint(9, (20, 3))
+    labels = torch.randint(3, (20,))
+    state = {k: 3 * v for k, v in model.state_dict().items()}
+    found = toroid.evaluate(state, model, toroid.data.Dataset(tokens, labels, 3), batch_size=7)
+    model.load_state_dict(state)
+    loss = nn.functional.cross_entropy(model(tokens), labels)
+    assert found.loss == pytest.approx(float(loss.detach()), abs=1e-12)
+
+
+def test_training_bounds_the_rows_of_an_embedding_as_torch_does():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten(), nn.Linear(12, 3)).double()
+    tokens, labels = torch.randint(9, (20, 3)), torch.randint(3, (20,))
+    plain = {"lr": 0.5, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    found = toroid.training.sgd_many(
+        [model, model], toroid.data.Dataset(tokens, labels, 3), epochs=3, batch_size=20,
+        generators=[generator(), generator(1)], **plain,
+    )  # fmt: skip
+    other = copy.deepcopy(model)
+    for _ in range(3):
+        other.zero_grad()
+        nn.functional.cross_entropy(other(tokens), labels).backward()
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight -= 0.5 * weight.grad
+    for name, value in other.state_dict().items():
+        assert all(torch.allclose(f.state[name], value, rtol=0, atol=1e-12) for f in found)
 
 
 def tables(path, expected):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import toroid
 from networks import gap
+from torch import nn
 from toroid import flatness
 from toroid.torus import Torus
 
@@ -99,7 +100,7 @@ def test_flips_change_the_sign_of_that_share_of_the_weights(trained):
     assert shares == pytest.approx([0, 0.1, 0.3, 1.0], abs=0.02)
     assert changed[0.3][changed[0.1]].all()  # the same draws for every p
     energy = toroid.local_energy(state, model, data, sigma=[0, 0.3], noise="flips", draws=2)
-    assert energy["energy"][0] == 0 < energy["energy"][1]
+    assert energy["energy"][0] == 0 != energy["energy"][1]
 
 
 def test_batchnorm_and_bad_input(trained):
@@ -126,3 +127,36 @@ def test_batchnorm_and_bad_input(trained):
         toroid.local_energy(state, model, data, sigma=0.1, noise="torus")
     with pytest.raises(ValueError, match="not on the torus"):
         toroid.local_energy(state, model, data, sigma=0.1, symmetry=symmetry)
+    for wrong in ("big", "0.1", None, [[0.1, 0.2]]):
+        with pytest.raises(ValueError, match=r"sigma is .*; it takes one or more sizes"):
+            toroid.local_energy(state, model, data, sigma=wrong)
+    with pytest.raises(ValueError, match=r"draws is 2\.5; it must be an integer"):
+        toroid.local_energy(state, model, data, sigma=0.1, draws=2.5)
+
+
+class Features(nn.Module):
+    """Random features: the first weights are a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("first", torch.randn(8, 5).double())
+        self.last = nn.Linear(8, 3).double()
+
+    def forward(self, x):
+        return self.last(torch.relu(nn.functional.linear(x, self.first)))
+
+
+def test_weights_that_are_a_buffer_have_no_noise():
+    """The torus has their spheres too, where nothing moves."""
+    torch.manual_seed(0)
+    model, x = Features(), torch.randn(60, 5).double()
+    data = toroid.data.Dataset(x, torch.randint(3, (60,)), 3)
+    symmetry = toroid.find_symmetries(model, x[:2])
+    state = toroid.normalize(model.state_dict(), symmetry)
+    torus, generator = Torus(symmetry, "euclidean"), torch.Generator().manual_seed(0)
+    names = [name for name, _ in model.named_parameters()]
+    moved = flatness._walk(state, names, "torus", torus, generator)(0.3)
+    assert torch.allclose(moved["first"], state["first"], rtol=0, atol=1e-15)
+    assert toroid.angles(state, moved, symmetry)["output"].item() > 0.1
+    energy = toroid.local_energy(state, model, data, sigma=[0, 0.5], symmetry=symmetry, draws=4)
+    assert energy["energy"][0] == 0 != energy["energy"][1]

@@ -1,5 +1,7 @@
 """Tasks and data of any kind, each against a plain loop over the batches."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -583,6 +585,88 @@ def test_weights_that_a_hook_computes_are_those_of_the_state():
     assert found == pytest.approx(number(F.cross_entropy(other(x), t)), rel=1e-5)
 
 
+def test_a_list_of_targets_has_as_many_examples_as_it_is_long():
+    """As detectors have them: a dict for each image, of any number of boxes."""
+    model, x = nn.Linear(5, 4), torch.randn(4, 5)
+    task = Task(loss=lambda out, y: out.square().mean(), error=lambda out, y: out.square().mean(1))
+    boxes = [torch.rand(n, 4) for n in (2, 3, 0, 2)]
+    alone = toroid.evaluate(model.state_dict(), model, [(x, x)], task=task)
+    for targets in ([{"boxes": b} for b in boxes], boxes, [x, x], [{"a": x}, {"b": x}]):
+        found = toroid.evaluate(model.state_dict(), model, [(x, targets)], task=task)
+        assert found == alone
+    several = task(inputs=lambda batch: (torch.stack(batch[0]),))
+    pairs = [([*x], [{"boxes": b} for b in boxes])]
+    assert toroid.evaluate(model.state_dict(), model, pairs, task=several) == alone
+
+
+def test_probabilities_in_place_of_logits_are_warned_of():
+    torch.manual_seed(0)
+    logit = nn.Sequential(nn.Linear(5, 1)).double()
+    sigmoid = nn.Sequential(logit[0], nn.Sigmoid())
+    x = torch.randn(60, 5).double()
+    data = [(x[:9], (x[:9, 0] > 0).long()), (x[9:], (x[9:, 0] > 0).long())]
+
+    def score(model, task=tasks.binary):
+        return toroid.evaluate(model.state_dict(), model, data, task=task)
+
+    with pytest.warns(UserWarning, match=r"lie in \[0, 1\].*torch.logit"):
+        score(sigmoid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = score(logit)
+        found = score(sigmoid, tasks.binary(outputs=lambda p: torch.logit(p, 1e-6)))
+        assert found == pytest.approx(expected)
+
+
+def test_predictions_of_one_output_are_its_sign():
+    torch.manual_seed(0)
+    column = nn.Sequential(nn.Linear(5, 1)).double()
+    flat = nn.Sequential(column[0], nn.Flatten(0))
+    x = torch.randn(60, 5).double()
+    a = {k: v.clone() for k, v in column.state_dict().items()}
+    b = {k: v + torch.randn_like(v) for k, v in a.items()}
+    signs = [torch.func.functional_call(column, s, (x,))[:, 0] > 0 for s in (a, b)]
+    expected = float((signs[0] != signs[1]).double().mean())
+    assert expected > 0
+    data = [(x, (x[:, 0] > 0).long())]
+    for model, task in ((column, tasks.binary), (flat, tasks.binary), (flat, tasks.regression)):
+        assert toroid.disagreement(a, b, model, data, task=task) == expected
+
+
+def test_predictions_are_read_off_one_tensor():
+    model, (x, t) = mlp(3), images()
+    model.append(nn.Identity())
+    model[-1].forward = lambda out: {"logits": out, "loss": out.mean()}
+    task = Task(
+        loss=lambda out, y: F.cross_entropy(out["logits"], y),
+        error=lambda out, y: out["logits"].argmax(1) != y,
+    )
+    state = model.state_dict()
+    with pytest.raises(ValueError, match=r"outputs are a dict of 'logits', 'loss'; .*outputs="):
+        toroid.disagreement(state, state, model, [(x, t)], task=task)
+
+
+class Waves(nn.Module):
+    """All of its weights are complex, its inputs and outputs are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 5, dtype=torch.complex128))
+
+    def forward(self, x):
+        assert x.dtype == torch.float64
+        return (x.to(self.w.dtype) @ self.w.T).abs()
+
+
+def test_inputs_have_the_precision_of_complex_weights():
+    torch.manual_seed(0)
+    model, (x, t) = Waves(), images()
+    found = toroid.evaluate(model.state_dict(), model, [(x, t)])
+    assert found.loss == pytest.approx(number(F.cross_entropy(model(x.double()), t)), rel=1e-12)
+    trained = toroid.training.sgd(model, [(x, t)], epochs=3, generator=torch.Generator())
+    assert trained.history["loss"].is_monotonic_decreasing
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
@@ -616,8 +700,15 @@ def test_outputs_and_targets_that_do_not_fit_the_task():
     with pytest.raises(ValueError, match=r"task is 'regression'; it takes a toroid.Task"):
         score(3, t, "regression")
     model = mlp(3)
+    for labels in (t.numpy(), t.tolist()):
+        with pytest.raises(ValueError, match=r"targets are a \w+; .*torch.as_tensor\(\)"):
+            score(3, labels)
+    with pytest.raises(ValueError, match=r"targets are a list; .*Say which counts"):
+        score(3, [t, t])
     with pytest.raises(ValueError, match="holds no tensor of examples: targets are a list"):
         toroid.evaluate(model.state_dict(), model, [([1.0], [1])])
+    with pytest.raises(ValueError, match=r"no tensor but ndarray: torch.as_tensor\(\)"):
+        toroid.evaluate(model.state_dict(), model, [(x.numpy(), t)])
     with pytest.raises(TypeError, match=r"no argument n_points; .*batch_size, precision"):
         toroid.evaluate(model.state_dict(), model, [(x, t)], n_points=5)
 

@@ -1,5 +1,6 @@
 """SGD against its formula, and the promises around it."""
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -17,6 +18,7 @@ import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import gap
+from torch.utils.checkpoint import checkpoint
 from toroid import training
 from toroid.data import Dataset
 from toroid.training import _confusion, _loop, _replicas
@@ -576,6 +578,101 @@ def test_no_epochs_give_the_start_back(digits):
         gap(training.sgd(model, digits, epochs=0, generator=generator()).state, model.state_dict())
         == 0
     )
+
+
+def test_a_training_inside_no_grad_is_the_same(digits):
+    model = toroid.mlp(digits.shape, hidden=(8,))
+    plain = {"epochs": 1, "batch_size": 50}
+    expected = training.sgd(model, digits, generator=generator(), **plain).state
+    with torch.no_grad():
+        found = training.sgd(model, digits, generator=generator(), **plain).state
+    assert all(torch.equal(found[k], expected[k]) for k in expected)
+    with torch.inference_mode(), pytest.raises(ValueError, match="train outside of it"):
+        training.sgd(model, digits, generator=generator(), **plain)
+
+
+def test_sparse_gradients_are_those_of_dense_ones():
+    """With momentum and weight decay, which torch offers for dense ones only."""
+    torch.manual_seed(0)
+    tokens, labels = torch.randint(9, (20, 3)), torch.randint(3, (20,))
+    dense = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 3)
+    )
+    sparse = copy.deepcopy(dense)
+    sparse[0].sparse = True
+    data = toroid.data.Dataset(tokens, labels, 3)
+    one, two = (
+        training.sgd(m, data, epochs=2, batch_size=10, generator=generator()).state
+        for m in (dense, sparse)
+    )
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert sparse[0].sparse
+
+
+class Recomputing(torch.nn.Module):
+    """Runs its second layer again on the way back, or not."""
+
+    def __init__(self, reentrant=None, drop=0.0):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(6, 6) for _ in range(3)).double()
+        self.reentrant, self.drop = reentrant, torch.nn.Dropout(drop)
+
+    def middle(self, x):
+        return self.drop(torch.tanh(self.layers[1](torch.tanh(x))))
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        if self.reentrant is None:
+            return self.layers[2](self.middle(x))
+        return self.layers[2](checkpoint(self.middle, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # of the evaluation at the end
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("batches", [True, False])
+def test_what_runs_again_on_the_way_back_finds_the_weights(reentrant, batches):
+    torch.manual_seed(0)
+    plain, other = Recomputing(), Recomputing(reentrant)
+    other.load_state_dict(plain.state_dict())
+    x, t = torch.randn(30, 6).double(), torch.randint(6, (30,))
+    data = [(x[:20], t[:20]), (x[20:], t[20:])] if batches else Dataset(x, t, 6)
+    options = {"epochs": 3, "batch_size": 10}
+    expected, found = (
+        training.sgd_many([m, m], data, generators=[generator(), generator(1)], **options)
+        for m in (plain, other)
+    )
+    for one, two in zip(expected, found, strict=True):
+        assert all(torch.allclose(one.state[k], v, rtol=0) for k, v in two.state.items())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_would_draw_again_on_the_way_back_is_refused(reentrant):
+    data = Dataset(torch.randn(20, 6).double(), torch.randint(6, (20,)), 6)
+    with pytest.raises(ValueError, match="train it without checkpoints"):
+        training.sgd(Recomputing(reentrant, 0.5), data, epochs=1, generator=generator())
+    training.sgd(Recomputing(None, 0.5), data, epochs=1, generator=generator())
+
+
+def test_a_forward_without_gradients_is_not_trained():
+    class Net(Recomputing):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    x, t = torch.randn(20, 6).double(), torch.randint(6, (20,))
+    for data in ([(x, t)], Dataset(x, t, 6)):
+        with pytest.raises(ValueError, match="there is no gradient"):
+            training.sgd(Net(), data, epochs=1, generator=generator())
+
+
+def test_a_batch_of_one_example_has_no_variance():
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
+    x, t = torch.randn(11, 5), torch.randint(4, (11,))
+    data = [(x[:10], t[:10]), (x[10:], t[10:])]
+    with pytest.raises(ValueError, match=r"a batch has one example.*drop_last=True"):
+        training.sgd(model, data, epochs=1, generator=generator())
+    with pytest.raises(ValueError, match=r"a batch has one example.*drop_last=True"):
+        toroid.refresh(model.state_dict(), model, data)
 
 
 def test_schedules_start_at_one_and_fall():

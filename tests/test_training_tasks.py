@@ -1,10 +1,12 @@
 """Training on any data and any task: the same numbers as on a `Dataset`, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 import toroid
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from toroid.training import entropy_sgd, replicated_sgd, sam, sgd, sgd_many, swa
 
 ALGORITHMS = [sgd, sam, swa, entropy_sgd, replicated_sgd]
@@ -38,6 +40,33 @@ def test_a_regressor_learns_from_a_loader(algorithm, numbers):
     before = toroid.evaluate(model.state_dict(), model, loader, task=task).loss
     assert toroid.evaluate(trained.state, model, loader, task=task).loss < 0.9 * before
     assert trained.report["failed"] == "" or algorithm is replicated_sgd
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_head_that_is_not_in_the_loss_is_no_trouble(algorithm, numbers):
+    """Its weights get no gradient; the others are those of the network without it."""
+    torch.manual_seed(0)
+    body = nn.Linear(5, 1)
+
+    class Net(nn.Module):
+        def __init__(self, *heads):
+            super().__init__()
+            self.body, self.heads = copy.deepcopy(body), nn.ModuleList(heads)
+
+        def forward(self, x):
+            return self.body(x), [head(x) for head in self.heads]
+
+    task, rest = toroid.tasks.regression(outputs=0), {"epochs": 2, "lr": 0.01, "batch_size": 16}
+    own = {replicated_sgd: {"gmax": 10.0}, entropy_sgd: {"inner": 2, "noise": 0.0}}
+    with_head, without = (
+        algorithm(
+            model, [numbers], task=task, generator=generator(), **rest, **own.get(algorithm, {})
+        ).state
+        for model in (Net(nn.Linear(5, 2)), Net())
+    )
+    assert all(v.isfinite().all() for v in with_head.values())
+    if algorithm is not replicated_sgd:  # whose replicas are drawn in another order
+        assert torch.allclose(with_head["body.weight"], without["body.weight"])
 
 
 def test_one_batch_is_a_dataset_of_one_batch():
@@ -82,6 +111,29 @@ def test_the_order_is_the_generators_and_the_loaders_own_is_left_alone(numbers):
     torch.testing.assert_close(many[0].state["weight"], one)
     torch.testing.assert_close(many[1].state["weight"], other)
     assert torch.equal(own.get_state(), before)
+
+
+class Stream(IterableDataset):
+    """Examples that nobody has counted, with noise from torch's generator."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def __iter__(self):
+        yield from ((x + torch.randn(()), y) for x, y in zip(*self.numbers, strict=True))
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_stream_leaves_the_global_generator_alone(bare, numbers):
+    stream = Stream(numbers)
+    data, model = stream if bare else DataLoader(stream, batch_size=20), nn.Linear(5, 1)
+    before = torch.get_rng_state()
+    plain = {"epochs": 1, "batch_size": 20, "task": toroid.tasks.regression}
+    first, second = (
+        toroid.training.sgd(model, data, generator=generator(), **plain).state for _ in "ab"
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_it_goes_on_from_a_checkpoint(numbers, tmp_path):

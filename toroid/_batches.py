@@ -111,7 +111,7 @@ class Shuffled:
         try:
             self.count = len(data)
         except TypeError:
-            self.count = sum(1 for _ in data)
+            self.count = sum(1 for _ in _seeded(data, 0))
         if not self.count:
             raise ValueError(f"the data (a {type(data).__name__}) gave no batch; are they empty?")
 
@@ -140,15 +140,27 @@ def beside(x: Any, device: torch.device) -> Any:
 
 
 def _count(targets: Any, inputs: Any) -> int:
-    """How many examples: the length of the targets, or of the inputs if those have none."""
-    tensors = (x for x in tree_leaves((targets, inputs)) if isinstance(x, Tensor) and x.dim())
-    first = next(tensors, None)
-    if first is None:
+    """How many examples: the length of the targets, or of the inputs if those have none.
+
+    A list of targets may have one for each example: dicts, or tensors of any length.
+    """
+    own, given = (_first_length(x) for x in (targets, inputs))
+    listed = isinstance(targets, list) and len(targets) > 0 and own != given
+    if listed and (len(targets) == given or all(isinstance(x, Mapping) for x in targets)):
+        return len(targets)
+    found = given if own is None else own
+    if found is None:
         raise ValueError(
             f"a batch holds no tensor of examples: targets are a {type(targets).__name__}, inputs "
             f"a {type(inputs).__name__}. Batches are of tensors: torch.as_tensor()"
         )
-    return len(first)
+    return found
+
+
+def _first_length(x: Any) -> int | None:
+    """Of the first tensor that has one."""
+    lengths = (len(leaf) for leaf in tree_leaves(x) if isinstance(leaf, Tensor) and leaf.dim())
+    return next(lengths, None)
 
 
 def _fingerprint(batch: Batch) -> float:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import operator
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 #: Held while torch does what it cannot do in two threads at once: it exports a graph, and takes
@@ -25,6 +28,14 @@ class UnsupportedError(NotImplementedError):
     """An operation, or a use of one, that no rule covers; names the operation and its place."""
 
 
+def measure(state: Mapping[str, Tensor]) -> Tensor:
+    """A tensor in the precision of a state's real numbers, where they are."""
+    for x in state.values():
+        if x.is_floating_point():
+            return x
+    return next((x.real for x in state.values() if x.is_complex()), torch.zeros(0))
+
+
 def cast(x: Any, like: Tensor) -> Any:
     """A copy of an input, for a network that may write into it; floating ones in a precision."""
     if not isinstance(x, Tensor):
@@ -32,18 +43,52 @@ def cast(x: Any, like: Tensor) -> Any:
     return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
 
 
-def run(network: nn.Module, state: Mapping[str, Tensor], inputs: Any, named: Any = None) -> Any:
-    """What a network says on a state; of an error of its own, what it was given."""
+#: Of networks that have run: whether they write to tensors of their state.
+_WRITING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def run(
+    network: nn.Module, state: Mapping[str, Tensor], inputs: Any, named: Any = None, *,
+    own: Container[str] = (),
+) -> Any:  # fmt: skip
+    """What a network says on a state; of an error of its own, what it was given.
+
+    The network may write to the tensors that are its `own`; to others it does not, and one that
+    would is given copies, from its second run on.
+    """
+    given = dict(state)
+    shared = {k: v for k, v in state.items() if k not in own}
+    if _WRITING.get(network):
+        given |= {k: v.clone() for k, v in shared.items()}
+    if network in _WRITING or not shared:
+        return _run(network, given, inputs, named)
+    with Restored(shared.values()) as seen:
+        found = _run(network, given, inputs, named)
+    _WRITING[network] = bool(seen.before)
+    return found
+
+
+def _run(network: nn.Module, state: dict[str, Tensor], inputs: Any, named: Any) -> Any:
     try:
-        return functional_call(network, dict(state), inputs, named)
+        return functional_call(network, state, inputs, named)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "a batch has one example, of which BatchNorm estimates no variance: leave it out "
+            "(drop_last=True of a DataLoader), or take another batch_size"
+        ) from error
     except (torch.OutOfMemoryError, NotImplementedError):
         raise
     except (RuntimeError, TypeError, IndexError) as error:
+        leaves = tree_leaves((inputs, named))
         given = ", ".join(
             f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-            for x in tree_leaves((inputs, named))
+            for x in leaves
             if isinstance(x, Tensor)
         )
+        kinds = ", ".join(sorted({type(x).__name__ for x in leaves}))
+        given = given or f"no tensor but {kinds}: torch.as_tensor() makes one"
         told = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise ValueError(
             f"the model does not run on what it is given, {given} ({type(error).__name__}: {told});"
@@ -51,22 +96,88 @@ def run(network: nn.Module, state: Mapping[str, Tensor], inputs: Any, named: Any
         ) from error
 
 
+class Restored(TorchDispatchMode):
+    """What is written to some tensors within the block is undone at its end."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        """Nothing is written yet."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.places = {_place(x) for x in tensors} - {0}
+        self.before: list[tuple[Tensor, Tensor]] = []
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """What is compiled runs as it would without us."""
+        return True
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation, once what it writes to is kept."""
+        kwargs = kwargs or {}
+        for x in _tensors([*_written(operation, args, kwargs)]):
+            if _place(x) in self.places:
+                self.before.append((x, x.clone()))
+        return operation(*args, **kwargs)
+
+    def __exit__(self, *error: Any) -> None:
+        """Put back what was there."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for x, was in reversed(self.before):
+                x.copy_(was)
+
+
+def _place(x: Tensor) -> int:
+    """Where a tensor's numbers are, 0 if nowhere."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # wrappers, sparse tensors
+        return 0
+
+
+def _written(operation: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+    """The arguments that an operation writes to."""
+    for place, name in _writes(operation):
+        if name in kwargs:
+            yield kwargs[name]
+        elif place < len(args):
+            yield args[place]
+
+
+@cache
+def _writes(operation: Any) -> list[tuple[int, str]]:
+    schema = getattr(operation, "_schema", None)  # operations of higher order have none
+    return [
+        (place, argument.name)
+        for place, argument in enumerate(schema.arguments if schema else ())
+        if argument.alias_info and argument.alias_info.is_write
+    ]
+
+
 def structure(model: nn.Module) -> nn.Module:
     """A copy of a model's modules, in evaluation mode, that shares the tensors of its state.
 
-    Other buffers are copied: a network may write to them, and no state takes their place.
+    Other buffers are copied: a network may write to them, and no state takes their place. Gradients
+    of embeddings are dense, as those of all else.
     """
     state = [x for x in model.state_dict(keep_vars=True).values() if isinstance(x, Tensor)]
     shared = {id(x): x for x in (*model.parameters(), *state)}
     kept = [x for m in model.modules() for v in _own(m).values() for x in _tensors(v)]
     computed = {id(x): x.detach() for x in kept if not x.is_leaf}  # these cannot be copied
     try:
-        return copy.deepcopy(model, {**computed, **shared}).eval()
+        network = copy.deepcopy(model, {**computed, **shared}).eval()
     except RuntimeError as error:
         raise UnsupportedError(
             f"the model cannot be copied: {str(error).splitlines()[0]} Some module keeps a tensor "
             "of an earlier pass in an object of its own; remove it, or detach it"
         ) from error
+    for module in network.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.sparse = False
+    return network
 
 
 def transparent(network: nn.Module) -> bool:

@@ -6,7 +6,9 @@ are the same for two rescalings of one function is part of each docstring.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,20 +18,27 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
-from torch.func import grad, jvp, vjp
+from torch.func import grad, jvp
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.stateless import _reparametrize_module
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ._batches import Batch, Batches, Data, beside
 from ._network import ALONE, Kept, UnsupportedError, cast, run, structure
 from ._state import State, check_model, check_number, check_whole, later_names
-from .tasks import Task, checked_task, classification, take
+from .tasks import Task, checked_task, classification, mean_loss, take
 
 __all__ = ["Hessian", "Spectrum", "fisher_rao", "hessian", "sharpness", "spectrum"]
 
 Weights = dict[str, Tensor]
+
+
+#: What torch's errors tell of where an operation has no derivative.
+UNDIFFERENTIATED = ("derivative", "differentiate", "grad", "backward")
 
 
 def _forwards(
@@ -41,39 +50,132 @@ def _forwards(
     return found[0], found[1]
 
 
+def _slopes(loss: Tensor, weights: Weights, create_graph: bool = False) -> Weights:
+    """The gradient by leaves, 0 by those that the loss does not see."""
+    found = torch.autograd.grad(
+        loss, [*weights.values()], create_graph=create_graph, materialize_grads=True
+    )
+    return dict(zip(weights, found, strict=True))
+
+
+class Smooth(TorchFunctionMode):
+    """An operation that torch differentiates once is written in those that it does twice."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function, or one that is equal to it."""
+        if function is F.hardsigmoid:
+            return F.relu6(args[0] + 3) / 6
+        return function(*args, **(kwargs or {}))
+
+
+def _usual(x: Any) -> Any:
+    """A tensor that a gradient can pass, where it was made under `torch.inference_mode`."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _number(name: str, value: Any, **limits: bool) -> float:
+    try:
+        return check_number(name, value, **limits)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it must be a number") from None
+
+
+def _check_finite(found: Any, what: str) -> None:
+    if not np.isfinite(found).all() if isinstance(found, float) else not found.isfinite().all():
+        raise ValueError(
+            f"{what} is not finite at this state: weights, data or factor hold NaN or infinite "
+            "numbers, or an operation has no derivative there (as a power or a root at 0)"
+        )
+
+
 class _Loss:
-    """A task's mean loss of a network on some data, as a function of its parameters."""
+    """A task's mean loss of a network on some data, as a function of its parameters.
+
+    A complex parameter is a real one with a last dimension of 2 here.
+    """
 
     def __init__(
         self, state: State, model: nn.Module, data: Data, task: Task, factor: float, size: int
     ) -> None:
         check_model(state, model)
-        names = [name for name, _ in model.named_parameters()]
-        self.weights = {k: state[k].detach() for k in names}
-        others = state.keys() - self.weights.keys() - later_names(model)
-        self.buffers = {k: state[k].clone() for k in others}
-        self.network, self.factor, self.task = structure(model), factor, checked_task(task)
+        check_whole("batch_size", size, 1)
+        self.factor, self.task = _number("factor", factor), checked_task(task)
+        names = [k for k, p in model.named_parameters() if p.is_floating_point() or p.is_complex()]
+        self.complex = {k for k in names if state[k].is_complex()}
+        with torch.inference_mode(False):  # of a state from there we take copies
+            held = {k: _usual(v) for k, v in state.items()}
+        self.weights = {k: _real(held[k]) for k in names}
+        self.buffers = {k: held[k] for k in state.keys() - {*names} - later_names(model)}
+        self.network = structure(model)
         self.batches = Batches(data, task, size, model)
-        self.forward = True  # as long as every operation has a derivative in forward mode
+        self.forward = True  # as long as `torch.func` takes the network
+        self.tried = False
         self.kept = Kept(self.network)
         if not self.kept.settled:
             first = next(iter(self.batches))
             self.kept.settle(lambda: self.outputs(self.weights, first))
 
+    def walk(self) -> Iterator[Batch]:
+        """The batches; on the first it is seen whether there is a gradient."""
+        for batch in self.batches:
+            if not self.tried:
+                self.try_on(batch)
+                self.kept.forget()
+            yield batch
+
+    def try_on(self, batch: Batch) -> None:
+        """A first run without `torch.func`: what fails here is not its doing."""
+        message = (
+            "there is no gradient: the loss does not depend on the parameters as torch sees it. "
+            "Does forward, or the task's loss, run under torch.no_grad or torch.inference_mode, or "
+            "detach what it returns?"
+        )
+        try:
+            with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+                warnings.filterwarnings("error", "None of the inputs have requires_grad=True")
+                copies = {k: v.detach().requires_grad_().clone() for k, v in self.weights.items()}
+                depends = self.mean(copies, batch).requires_grad
+        except UserWarning as error:
+            raise UnsupportedError(
+                "torch.utils.checkpoint with use_reentrant=True passes no gradient on to the "
+                "weights here: give it use_reentrant=False"
+            ) from error
+        except (RuntimeError, ValueError) as error:
+            if "nference tensor" not in str(error):
+                raise
+            raise ValueError(message) from error
+        if not depends:
+            raise ValueError(message)
+        self.tried = True
+
+    def state(self, weights: Weights) -> Weights:
+        """What the network runs on: the weights, and copies of all else."""
+        own = {k: torch.view_as_complex(v) if k in self.complex else v for k, v in weights.items()}
+        return {**{k: v.clone() for k, v in self.buffers.items()}, **own}
+
     def outputs(self, weights: Weights, batch: Batch) -> Any:
         """Outputs that count, times the factor."""
         like = next(iter(weights.values()))
         inputs = tree_map(partial(cast, like=like), (batch.arguments, batch.named))
-        state = {**self.buffers, **weights}
         # the other kernels of attention have no second derivative
         with sdpa_kernel(SDPBackend.MATH):
-            found = take(run(self.network, state, *inputs), self.task.outputs)
+            told = run(self.network, self.state(weights), *inputs, own=self.buffers)
+        found = take(told, self.task.outputs)
         return tree_map(lambda x: self.factor * x if isinstance(x, Tensor) else x, found)
 
     def judge(self, outputs: Any, batch: Batch) -> Tensor:
         """The mean loss of a batch's outputs."""
         device = next(iter(self.weights.values())).device
-        return self.task.loss(outputs, tree_map(partial(beside, device=device), batch.targets))
+        targets = tree_map(lambda x: _usual(beside(x, device)), batch.targets)
+        return mean_loss(self.task, outputs, targets).reshape(())
 
     def mean(self, weights: Weights, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
@@ -82,23 +184,36 @@ class _Loss:
     def total(self, function: Callable[[Batch], Weights]) -> Weights:
         """The mean over all examples of what a function says of a batch's mean loss."""
         result, count = {k: torch.zeros_like(v) for k, v in self.weights.items()}, 0
-        for batch in self.batches:
+        for batch in self.walk():
             count += batch.examples
             self.kept.forget()
             for name, part in function(batch).items():
                 result[name] += batch.examples * part
+        for name, part in result.items():
+            _check_finite(part, f"the derivative of the loss by {name!r}")
         return {k: v / count for k, v in result.items()}
 
     def value(self, weights: Weights) -> float:
         """The loss."""
         self.kept.forget()
         with torch.no_grad():
-            found = [(b.examples, float(self.mean(weights, b))) for b in self.batches]
-        return sum(n * loss for n, loss in found) / sum(n for n, _ in found)
+            found = [(b.examples, float(self.mean(weights, b))) for b in self.walk()]
+        mean = sum(n * loss for n, loss in found) / sum(n for n, _ in found)
+        _check_finite(mean, "the loss")
+        return mean
 
     def gradient(self) -> Weights:
         """Of the loss."""
-        return self.total(lambda batch: grad(self.mean)(self.weights, batch))
+        return self.total(
+            lambda batch: self.either(
+                lambda: grad(self.mean)(self.weights, batch), lambda: self.slopes(batch)
+            )
+        )
+
+    def slopes(self, batch: Batch) -> Weights:
+        """The gradient of a batch's loss, by plain backpropagation."""
+        with self.leaves() as weights:
+            return _slopes(self.mean(weights, batch), weights)
 
     def curvature(self, vector: Weights) -> Weights:
         """The Hessian times a vector."""
@@ -114,43 +229,51 @@ class _Loss:
 
         return self.total(product)
 
-    @torch.enable_grad()
     def in_turn(self, vector: Weights, batch: Batch) -> Weights:
         """The Hessian times a vector, in reverse twice.
 
         Backwards into every leaf: asked for the weights alone, torch passes by an operation that
         has no second derivative, and calls the Hessian 0.
         """
-        weights = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
-        slopes = torch.autograd.grad(
-            self.mean(weights, batch),
-            [*weights.values()],
-            create_graph=True,
-            materialize_grads=True,
-        )
-        seen = [(s * vector[k]).sum() for k, s in zip(weights, slopes, strict=True)]
-        total = torch.stack(seen).sum()
-        if total.requires_grad:  # else the loss is linear
-            torch.autograd.backward(total)
+        with self.leaves() as weights, Smooth():
+            slopes = _slopes(self.mean(weights, batch), weights, create_graph=True)
+            total = torch.stack([(s * vector[k]).sum() for k, s in slopes.items()]).sum()
+            if total.requires_grad:  # else the loss is linear
+                torch.autograd.backward(total)
         zeros = {k: torch.zeros_like(v) for k, v in weights.items()}
         return {k: zeros[k] if v.grad is None else v.grad for k, v in weights.items()}
 
+    @contextmanager
+    def leaves(self) -> Iterator[Weights]:
+        """The weights, for plain backpropagation: what runs again on the way back finds them."""
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            weights = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
+            with _reparametrize_module(self.network, self.state(weights), tie_weights=True):
+                yield weights
+
     def either(self, forward: Callable[[], Any], reverse: Callable[[], Any]) -> Any:
-        """The cheaper way, or the one in reverse where an operation has no forward mode."""
+        """The cheaper way, by `torch.func`, or plain backpropagation, which takes more networks."""
         if self.forward:
             try:
                 return forward()
-            except NotImplementedError:
+            except torch.OutOfMemoryError:
+                raise
+            except (NotImplementedError, RuntimeError, ValueError):
                 self.forward = False
                 self.kept.forget()
         try:
             return reverse()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            if not any(word in str(error) for word in ("derivative", "differentiate")):
+            told = next(iter(str(error).splitlines()), "")
+            if not any(
+                word in told.lower() for word in ("derivative", "differentiate", "grad", "backward")
+            ):
                 raise
             raise UnsupportedError(
-                "the network has an operation that torch cannot differentiate twice, so there is "
-                f"no Hessian of its loss: {error}"
+                "the network has an operation that torch cannot differentiate, or for a Hessian "
+                f"cannot differentiate twice: {told}"
             ) from error
 
     def flat(self, weights: Weights) -> NDArray[Any]:
@@ -162,6 +285,14 @@ class _Loss:
         parts = torch.from_numpy(flat.copy()).split([v.numel() for v in self.weights.values()])
         pairs = zip(self.weights.items(), parts, strict=True)
         return {k: part.view(v.shape).to(v) for (k, v), part in pairs}
+
+    def vectors(self, rows: NDArray[Any]) -> list[Weights]:
+        """The parameters of each row, complex ones as the caller knows them."""
+        found = map(self.named, rows)
+        return [
+            {k: torch.view_as_complex(v) if k in self.complex else v for k, v in one.items()}
+            for one in found
+        ]
 
     @property
     def operator(self) -> LinearOperator:
@@ -240,14 +371,16 @@ def hessian(
         >>> list(found.traces["parameter"])
         ['1.weight', '1.bias', '3.weight', '3.bias']
     """
-    if draws < 2:
+    if check_whole("draws", draws) < 2:
         raise ValueError(f"draws is {draws}; a standard error takes at least 2")
+    if _number("tolerance", tolerance) < 0:
+        raise ValueError(f"tolerance is {tolerance}; it must be 0 or positive")
     loss = _Loss(state, model, data, task, factor, batch_size)
     operator = loss.operator
     generator = torch.Generator().manual_seed(check_whole("seed", seed))
     size = operator.shape[0]
     for name, count, least in (("largest", largest, 1), ("smallest", smallest, 0)):
-        if not least <= count < size:
+        if not least <= check_whole(name, count) < size:
             raise ValueError(
                 f"{name} is {count}; of {size} parameters it can be {least} to {size - 1}"
             )
@@ -259,7 +392,7 @@ def hessian(
     trace, error = _mean(shares.sum(1))
     return Hessian(
         float(high[0]), float(trace), float(error), high, low,
-        [loss.named(v) for v in high_vectors], [loss.named(v) for v in low_vectors],
+        loss.vectors(high_vectors), loss.vectors(low_vectors),
         _traces(loss.weights, shares),
     )  # fmt: skip
 
@@ -270,7 +403,12 @@ def _extreme(
     """Eigenvalues from one end inwards, and their vectors as rows."""
     if count == 0:
         return np.empty(0), np.empty((0, len(start)))
-    values, vectors = eigsh(operator, k=count, which=which, v0=start, tol=tolerance)
+    try:
+        values, vectors = eigsh(operator, k=count, which=which, v0=start, tol=tolerance)
+    except ArpackError:
+        if operator.matvec(start).any():
+            raise
+        return np.zeros(count), np.eye(count, len(start))  # of the matrix 0
     order = np.argsort(values)[:: -1 if which == "LA" else 1]
     return values[order], vectors.T[order]
 
@@ -362,7 +500,7 @@ def spectrum(
     generator = torch.Generator().manual_seed(check_whole("seed", seed))
     size = operator.shape[0]
     for name, count, most in (("steps", steps, size), ("draws", draws, None)):
-        if count < 1 or (most and count > most):
+        if check_whole(name, count) < 1 or (most and count > most):
             limit = "positive" if most is None else f"1 to {most}, the number of parameters"
             raise ValueError(f"{name} is {count}; it must be {limit}")
     found = [
@@ -424,7 +562,7 @@ def sharpness(
         >>> sharpness(model.state_dict(), model, train) > 0
         True
     """
-    check_number("radius", radius, positive=True)
+    _number("radius", radius, positive=True)
     loss = _Loss(state, model, data, task, factor, batch_size)
     sizes = {k: v.abs() if adaptive else torch.ones_like(v) for k, v in loss.weights.items()}
     slope = {k: sizes[k] * v for k, v in loss.gradient().items()}
@@ -472,8 +610,10 @@ def fisher_rao(
         change = loss.either(lambda: _changes(loss, batch), lambda: _changes_in_turn(loss, batch))
         return float(change.double().square().sum())
 
-    found = [(batch.examples, squares(batch)) for batch in loss.batches]
-    return (sum(square for _, square in found) / sum(count for count, _ in found)) ** 0.5
+    found = [(batch.examples, squares(batch)) for batch in loss.walk()]
+    norm = (sum(square for _, square in found) / sum(count for count, _ in found)) ** 0.5
+    _check_finite(norm, "the Fisher-Rao norm")
+    return norm
 
 
 def _changes(loss: _Loss, batch: Batch) -> Tensor:
@@ -484,18 +624,37 @@ def _changes(loss: _Loss, batch: Batch) -> Tensor:
     slope = grad(lambda found: loss.judge(found, batch))(outputs)
     pairs = zip(tree_leaves(slope), tree_leaves(change), strict=True)
     # of the mean loss: an example's own is so many times larger
-    return batch.examples * torch.stack([(s * c).flatten(1).sum(1) for s, c in pairs]).sum(0)
+    return batch.examples * torch.stack([_each(s * c, batch).sum(1) for s, c in pairs]).sum(0)
 
 
 def _changes_in_turn(loss: _Loss, batch: Batch) -> Tensor:
-    """`_changes` in reverse, one example after the other."""
-    outputs, pull = vjp(lambda weights: loss.outputs(weights, batch), loss.weights)[:2]
-    slope = grad(lambda found: loss.judge(found, batch))(outputs)
+    """`_changes` by plain backpropagation, one example after the other."""
+    with loss.leaves() as weights:
+        outputs = loss.outputs(weights, batch)
+        told = [x for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.requires_grad]
+        slopes = torch.autograd.grad(
+            loss.judge(outputs, batch), told, retain_graph=True, materialize_grads=True
+        )
 
-    def change(i: int) -> Tensor:
-        alone = tree_map(lambda s: torch.zeros_like(s).index_copy(0, rows[i], s[i : i + 1]), slope)
-        pulled = pull(alone, retain_graph=True)[0]
-        return torch.stack([(loss.weights[k] * v).sum() for k, v in pulled.items()]).sum()
+        def change(i: int) -> Tensor:
+            alone = [torch.zeros_like(s).index_copy(0, rows[i], s[i : i + 1]) for s in slopes]
+            pulled = torch.autograd.grad(
+                told, [*weights.values()], alone, retain_graph=True, materialize_grads=True
+            )
+            pairs = zip(loss.weights.values(), pulled, strict=True)
+            return torch.stack([(w * v).sum() for w, v in pairs]).sum()
 
-    rows = torch.arange(batch.examples, device=tree_leaves(slope)[0].device)[:, None]
-    return batch.examples * torch.stack([change(i) for i in range(batch.examples)])
+        for slope in slopes:
+            _each(slope, batch)
+        rows = torch.arange(batch.examples, device=told[0].device)[:, None]
+        return batch.examples * torch.stack([change(i) for i in range(batch.examples)])
+
+
+def _each(x: Tensor, batch: Batch) -> Tensor:
+    """A slope of the outputs as a row for each example."""
+    if not x.dim() or len(x) != batch.examples:
+        raise ValueError(
+            f"outputs of shape {tuple(x.shape)} do not belong to {batch.examples} examples, first "
+            "in the shape; the Fisher-Rao norm takes each example's own loss"
+        )
+    return x.reshape(len(x), -1)

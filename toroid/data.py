@@ -76,7 +76,9 @@ class Dataset:
         if self.labels.dtype != torch.int64 or self.labels.dim() != 1:
             raise ValueError(
                 f"labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}; they must be "
-                "torch.int64 of shape (N,), the number of each image's class"
+                "torch.int64 of shape (N,), the number of each image's class. Other targets come "
+                "as a torch.utils.data.TensorDataset(inputs, targets), with task= to judge them, "
+                "e.g. toroid.tasks.regression"
             )
         low, high = self.labels.aminmax() if len(self) else (0, 0)
         if low < 0 or high >= self.classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -14,18 +15,23 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import Kept, run, structure, transparent
+from ._network import Kept, measure, run, structure, transparent
 from ._relu import overwrite
 from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model, first_names, later_names
 from .data import Dataset
-from .tasks import Task, checked_task, classification, judged, take
+from .tasks import Task, check_one, checked_task, classification, judged, probable, take
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Evaluation", "Evaluator", "Score", "disagreement", "evaluate", "refresh", "repair"]
 
+PROBABILITIES = (
+    "all outputs lie in [0, 1], as probabilities do, but the task takes logits, whose threshold is "
+    "0. If the network ends in a sigmoid, say so: "
+    "task=toroid.tasks.binary(outputs=lambda p: torch.logit(p, 1e-6))"
+)
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -164,11 +170,11 @@ class Evaluator:
     def _call(self, state: State, batch: Batch, like: Tensor) -> Any:
         inputs = tree_map(partial(self._moved, like=like), (batch.arguments, batch.named))
         once = {k: v for k, v in state.items() if k not in self.later}
-        return run(self.network, once, *inputs)
+        return run(self.network, once, *inputs, own=self.buffers)
 
     def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
         """Outputs that count, in the precision of the state, and targets beside them."""
-        like = next((v for v in state.values() if v.is_floating_point()), torch.zeros(0))
+        like = measure(state)
         kind = PRECISIONS.get(self.how.precision)
         with torch.autocast(like.device.type, kind, enabled=kind is not None):
             if not self.kept.settled:
@@ -188,7 +194,7 @@ class Evaluator:
         self.kept.forget()
         placed = {k: self._own(k, v) for k, v in state.items()}
         placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
-        wrong, loss, count = 0.0, 0.0, 0
+        wrong, loss, count, unlike = 0.0, 0.0, 0, True
         for batch in self.batches(data):
             outputs, targets = self._outputs(placed, batch, factor)
             errors, mean = judged(self.task, outputs, targets, batch.examples)
@@ -198,19 +204,28 @@ class Evaluator:
             wrong += float(errors.sum())
             loss += float(mean) * batch.examples
             count += batch.examples
+            unlike = unlike and probable(self.task, outputs)
+        if unlike:
+            warnings.warn(PROBABILITIES, stacklevel=2)
         return Score(wrong / count, loss / count)
 
     @torch.inference_mode()
     def predictions(self, state: State, data: Data) -> Tensor:
-        """The largest output of each example, (examples, ...); -1 where one is not finite."""
+        """The largest output of each example, (examples, ...); -1 where one is not finite.
+
+        Of one output, whether it is above 0.
+        """
         self.kept.forget()
         placed = {k: self._own(k, v) for k, v in state.items()}
         placed |= {k: pack(state[k]) for k, pack in self.packed.items()}
         found = []
         for batch in self.batches(data):
             outputs, targets = self._outputs(placed, batch)
+            check_one("outputs", outputs, "classification")
             judged(self.task, outputs, targets, batch.examples)  # outputs that the task takes
-            found.append(torch.where(outputs.isfinite().all(1), outputs.argmax(1), -1))
+            rows = outputs.reshape(len(outputs), 1) if outputs.dim() == 1 else outputs
+            largest = rows.argmax(1) if rows.shape[1] > 1 else (rows[:, 0] > 0).long()
+            found.append(torch.where(rows.isfinite().all(1), largest, -1))
         return torch.cat(found)
 
     @torch.no_grad()
@@ -370,7 +385,8 @@ def disagreement(
     """Fraction of examples on which two classifiers predict different classes.
 
     The distance in function space itself: 0 for two copies of one classifier, whatever their
-    weights. An example on which the outputs of one of them are not all finite counts.
+    weights. An example on which the outputs of one of them are not all finite counts. Of a network
+    with one output the class is whether that is above 0.
 
     Args:
         a: State dict.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,6 +83,7 @@ def local_energy(
     kind = noise or ("multiplicative" if symmetry is None else "torus")
     check_choice("noise", kind, NOISES)
     check_model(state, model)
+    check_whole("draws", draws, 1)
     torus = None
     if kind == "torus":
         if symmetry is None:
@@ -97,13 +99,7 @@ def local_energy(
             point = evaluator.refresh(point, others)
         return evaluator.score(point, batches).error
 
-    sizes = [float(s) for s in np.atleast_1d(sigma)]
-    most = 1 if kind == "flips" else np.finfo(float).max
-    if not sizes or not all(0 <= size <= most for size in sizes):  # NaN is neither
-        limit = "probabilities, 0 to 1" if kind == "flips" else "finite and not below 0"
-        raise ValueError(f"sigma is {sigma}; it takes one or more sizes of {kind} noise, {limit}")
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; it must be positive")
+    sizes = _sizes(sigma, kind)
     first = check_whole("seed", seed)
     start, grown = error(state), np.empty((len(sizes), draws))
     for draw in range(draws):
@@ -111,6 +107,19 @@ def local_energy(
         grown[:, draw] = [error(walk(size)) - start for size in sizes]
     spread = grown.std(1, ddof=1) / draws**0.5 if draws > 1 else np.full(len(sizes), np.nan)
     return pd.DataFrame({"sigma": sizes, "energy": grown.mean(1), "standard_error": spread})
+
+
+def _sizes(sigma: float | Sequence[float], kind: str) -> list[float]:
+    """One or more sizes of noise."""
+    most = 1 if kind == "flips" else np.finfo(float).max
+    given = np.atleast_1d(np.asarray(sigma, dtype=object))
+    words = any(isinstance(size, str) for size in given.flat)
+    with suppress(TypeError, ValueError):
+        sizes = [float(size) for size in given]
+        if sizes and not words and all(0 <= size <= most for size in sizes):  # NaN is not
+            return sizes
+    limit = "probabilities, 0 to 1" if kind == "flips" else "finite and not below 0"
+    raise ValueError(f"sigma is {sigma!r}; it takes one or more sizes of {kind} noise, {limit}")
 
 
 def _walk(
@@ -135,13 +144,13 @@ def _walk(
             **state,
             **{k: torch.add(state[k], v, alpha=size) for k, v in z.items()},
         }
-    tangent = {
-        k: torch.zeros_like(v) for k, v in state.items() if v.is_floating_point() and k not in z
-    }
+    still = {k: v for k, v in state.items() if v.is_floating_point() and k not in z}
+    still = {k: torch.zeros_like(v) for k, v in still.items()}
+    tangent, noise = dict(still), {**still, **z}
     for k, v in z.items():  # what is on spheres only is written below
         tangent[k] = v if k in torus.covered else v * state[k].square().mean().sqrt()
     for scale in torus.symmetry.scales:
-        point, way = torus.vectors(state, scale), torus.vectors(z, scale)  # (units, numbers)
+        point, way = torus.vectors(state, scale), torus.vectors(noise, scale)  # (units, numbers)
         way = tangential(way, point)
         way /= max(1, way.shape[1] - 1) ** 0.5  # of a mean square of 1 over the draws
         torus.write(tangent, scale, way)

@@ -56,13 +56,23 @@ def _check_classes(outputs: Any, targets: Any, least: int, task: str, shapes: st
 
 def _check_tensors(outputs: Any, targets: Any, task: str) -> None:
     for what, x in (("outputs", outputs), ("targets", targets)):
-        if not isinstance(x, Tensor):
-            named = f" of {', '.join(map(repr, x))}" if isinstance(x, Mapping) else ""
-            raise ValueError(
-                f"the {what} are a {type(x).__name__}{named}; the task {task} takes one tensor. "
-                f"Say which counts: task=toroid.tasks.{task}({what}=...), its place, its name or a "
-                "function"
-            )
+        check_one(what, x, task)
+
+
+def check_one(what: str, x: Any, task: str) -> None:
+    """Outputs or targets as one tensor."""
+    if isinstance(x, Tensor):
+        return
+    named = f" of {', '.join(map(repr, x))}" if isinstance(x, Mapping) else ""
+    held = [leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)]
+    way = (
+        f"Say which counts: task=toroid.tasks.{task}({what}=...), its place, its name or a function"
+        if held or isinstance(x, Mapping)
+        else "Make a tensor of them: torch.as_tensor()"
+    )
+    raise ValueError(
+        f"the {what} are a {type(x).__name__}{named}; the task {task} takes one tensor. {way}"
+    )
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -332,6 +342,12 @@ segmentation = _task(_places_loss, _places_error, "segmentation")
 language = _task(_places_loss, _places_error, "language", targets=_next_tokens)
 
 
+def probable(task: Task, outputs: Any) -> bool:
+    """Whether all of what a task takes for logits lies in [0, 1], where probabilities do."""
+    logits = getattr(task.error, "func", None) is _logits_error
+    return logits and bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
 def identity(task: Task) -> dict[str, str]:
     """What tells tasks apart, in words: functions by their names."""
     return {f"task.{f.name}": _named(getattr(task, f.name)) for f in fields(task)}
@@ -356,17 +372,23 @@ def checked_task(task: Any) -> Task:
 
 def judged(task: Task, outputs: Any, targets: Any, count: int) -> tuple[Tensor, Tensor]:
     """Errors (N,) and mean loss of a batch, as the task says; that they are such is checked."""
-    errors, loss = task.error(outputs, targets), task.loss(outputs, targets)
+    errors, loss = task.error(outputs, targets), mean_loss(task, outputs, targets)
     if not isinstance(errors, Tensor) or errors.shape != (count,):
         found = tuple(errors.shape) if isinstance(errors, Tensor) else type(errors).__name__
         raise ValueError(
             f"the task's error gave {found} for {count} examples; it must give one number for "
             f"each, a tensor of shape ({count},)"
         )
+    return errors.double(), loss
+
+
+def mean_loss(task: Task, outputs: Any, targets: Any) -> Tensor:
+    """The loss of a batch, as the task says; that it is one number is checked."""
+    loss = task.loss(outputs, targets)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(
             f"the task's loss gave {found}; it must give the mean over the examples, a tensor of "
             "one number"
         )
-    return errors.double(), loss
+    return loss

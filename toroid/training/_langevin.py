@@ -135,7 +135,7 @@ def entropy_sgd(
 
     def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
-        langevin(torch.autograd.grad(losses.sum(), weights))
+        langevin(torch.autograd.grad(losses.sum(), weights, materialize_grads=True))
         if int(steps.add_(1)) % chosen.inner == 0:
             outwards()
         return losses, wrong

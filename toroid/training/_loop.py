@@ -47,6 +47,8 @@ class Loop:
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ValueError("no gradient is taken in torch.inference_mode: train outside of it")
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
@@ -86,6 +88,7 @@ class Loop:
         self.optimizer.step()
         return losses, wrong
 
+    @torch.enable_grad()
     def run(
         self,
         step: Step | None = None,

@@ -77,7 +77,7 @@ def sam(
 
     def step(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
         losses, wrong = networks.losses(images, labels)
-        uphill = torch.autograd.grad(losses.sum(), weights)
+        uphill = torch.autograd.grad(losses.sum(), weights, materialize_grads=True)
         norm = torch.stack([g.square().sum() for g in uphill]).sum().sqrt()
         before, kept = ([x.detach().clone() for x in group] for group in (weights, buffers))
         with torch.no_grad():
