@@ -127,6 +127,125 @@ def tied_language_model():
     return model
 
 
+def beside(function, **parts):
+    """Two layers beside each other, and what makes one activation of them."""
+    return Apply(
+        lambda m, x: m.b(function(m, m.a(x).relu(), m.c(x).relu())),
+        a=nn.Linear(5, 8), c=nn.Linear(5, 8), b=nn.Linear(8, 3), **parts,
+    )  # fmt: skip
+
+
+def pieces(function):
+    """A layer, and a function of its units three by three."""
+    return Apply(lambda m, x: m.b(function(m.a(x))), a=nn.Linear(5, 12), b=nn.Linear(4, 3))
+
+
+PARTS = torch.tensor([0.3, 0.7])[:, None, None]
+
+
+def powers(p):
+    """A mean between the mean and the maximum over places, by an exponent that is learned."""
+    return Apply(
+        lambda m, x: m.b(
+            m.a(x).clamp(min=0.1).pow(m.p).mean((2, 3), keepdim=True).pow(1 / m.p).flatten(1)
+        ),
+        a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 3), p=p,
+    )  # fmt: skip
+
+
+def attending(need_weights=False, heads=2, **how):
+    return Apply(
+        lambda m, x: m.b(m.m(h := m.a(x), h, h, need_weights=need_weights)[0].mean(1)),
+        a=nn.Linear(5, 6), b=nn.Linear(6, 3),
+        m=nn.MultiheadAttention(6, heads, batch_first=True, **how),
+    )  # fmt: skip
+
+
+def met(function, **parts):
+    """Two layers, and a function in which they meet."""
+    return Apply(
+        lambda m, x: m.b(function(m, m.a(x), m.c(x))),
+        a=nn.Linear(5, 6), c=nn.Linear(5, 6), b=nn.LazyLinear(3), **parts,
+    )  # fmt: skip
+
+
+def unpooled(m, x):
+    x, places = F.max_pool2d(m.a(x).relu(), 2, return_indices=True)
+    return m.b(F.max_unpool2d(m.c(x), places, 2).mean((2, 3)))
+
+
+BLUR = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])[None] / 16
+EDGES = torch.arange(108.0).view(4, 3, 3, 3).sin()
+
+
+def blurred(kernel):
+    """Each channel filtered alone, by constants."""
+    return Apply(
+        lambda m, x: m.b(F.conv2d(m.a(x).relu(), kernel.to(x), groups=6).mean((2, 3))),
+        a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+def assigned(function):
+    """Two layers, written into one memory."""
+    return Apply(
+        lambda m, x: m.b(function(x, m.a(x).relu(), m.c(x).relu())),
+        a=nn.Linear(5, 8), c=nn.Linear(5, 8), b=nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def halves(x, u, v):
+    h = x.new_zeros(len(x), 16)
+    h[:, :8], h[:, 8:] = u, v
+    return h.clone()
+
+
+def columns(x, u, v):
+    h = torch.empty(len(x), 2, 8, dtype=x.dtype)
+    for i, part in enumerate((u, v)):
+        h[:, i] = part
+    return h.flatten(1)
+
+
+def places(x, u, v):
+    h = x.new_zeros(len(x), 16)
+    h[:, torch.arange(0, 16, 2)] = u
+    h[:, 1::2].add_(v)
+    return h
+
+
+def added(x, u, v):
+    return x.new_zeros(len(x), 16).index_add(1, torch.arange(16).roll(3), torch.cat([u, v], 1))
+
+
+def again(x, u, v):
+    h = torch.cat([u, v], 1)
+    h[:, 8:] = u.flip(1)
+    return h
+
+
+def inputs(x, u, v):
+    h = torch.cat([u, v], 1)
+    h[:, 8:13] = x
+    return h
+
+
+def selective(m, x):
+    u = torch.stack([m.a(x).relu(), m.b(x).relu()], 1)
+    z = m.z(u.sum(1).mean((2, 3))).relu()
+    gates = torch.stack([m.p(z), m.q(z)], 1).softmax(1)[..., None, None]
+    return m.o((u * gates).sum(1).mean((2, 3)))
+
+
+def diagonal(m, x):
+    """A state-space layer: each channel has a state of its own, several numbers."""
+    h, outputs = x.new_zeros(len(x), 6, 4), []
+    for u in m.i(x).unbind(1):
+        h = torch.exp(-m.decay.exp()) * h + m.b * u[..., None]
+        outputs.append((h * m.c).sum(-1))
+    return m.o(torch.stack(outputs, 1).mean(1))
+
+
 # name: (network, example, sizes of its groups)
 KINDS = {
     "frozen BatchNorm": lambda: (
@@ -251,6 +370,106 @@ KINDS = {
         Apply(lambda m, x, mask: m.b(m.a(x, src_key_padding_mask=mask).mean(1)),
               a=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), b=nn.Linear(8, 3)),
         (torch.zeros(2, 4, 8), torch.arange(8).view(2, 4) > 5), None),
+    "a sum of stacked layers": lambda: (
+        beside(lambda m, u, v: torch.stack([u, v]).sum(0)), X, [8]),
+    "the largest of stacked layers": lambda: (
+        beside(lambda m, u, v: torch.stack([u, v], 2).amax(2)), X, [8]),
+    "a mean over a view": lambda: (
+        beside(lambda m, u, v: torch.cat([u, v], 1).view(-1, 2, 8).mean(1)), X, [8]),
+    "stacked layers with weights": lambda: (
+        beside(lambda m, u, v: (torch.stack([u, v]) * m.g[:, None, None]).sum(0), g=parameter(2)),
+        X, [8]),
+    "stacked layers with constant weights": lambda: (
+        beside(lambda m, u, v: (torch.stack([u, v]) * PARTS).sum(0)), X, [8]),
+    "layers with the elements of a weight": lambda: (
+        beside(lambda m, u, v: m.g[0] * u + m.g[1] * v, g=parameter(2)), X, [8]),
+    "a mixture of layers": lambda: (
+        Apply(lambda m, x: m.b((torch.stack([m.a(x).relu(), m.c(x).relu()], 1)
+                                * m.g(x).softmax(1)[..., None]).sum(1)),
+              a=nn.Linear(5, 8), c=nn.Linear(5, 8), g=nn.Linear(5, 2), b=nn.Linear(8, 3)), X, [8]),
+    "selective kernels": lambda: (
+        Apply(selective, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(3, 8, 3, padding=1), z=nn.Linear(8, 4),
+              p=nn.Linear(4, 8), q=nn.Linear(4, 8), o=nn.Linear(8, 3)), IMAGE, [8, 4]),
+    "an ensemble": lambda: (
+        Apply(lambda m, x: torch.stack([f(x) for f in m.members]).mean(0),
+              members=nn.ModuleList([nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+                                     for _ in "ab"])), X, [6, 6]),
+    "a layer written as a sum of products": lambda: (
+        Apply(lambda m, x: m.b((x[:, :, None] * m.w).sum(1).relu()), w=parameter(5, 8),
+              b=nn.Linear(8, 3)), X, [8]),
+    "one layer in two halves with constant weights": lambda: (
+        Apply(lambda m, x: m.b((m.a(x).relu().view(-1, 2, 8) * PARTS[..., 0]).sum(1)),
+              a=nn.Linear(5, 16), b=nn.Linear(8, 3)), X, [8]),
+    "a diagonal state": lambda: (
+        Apply(diagonal, i=nn.Linear(5, 6), o=nn.Linear(6, 3), decay=parameter(6, 4),
+              b=parameter(6, 4), c=parameter(6, 4)),
+        torch.zeros(2, 3, 5), [6, 4, 4, 4, 4, 4, 4]),
+    "maxout": lambda: (pieces(lambda h: h.view(-1, 4, 3).amax(2)), X, [4, 3, 3, 3, 3]),
+    "maxout by a pool": lambda: (
+        pieces(lambda h: F.max_pool1d(h[:, None], 3)[:, 0]), X, [4, 3, 3, 3, 3]),
+    "lengths of pairs": lambda: (pieces(lambda h: h.view(-1, 4, 3).norm(dim=2)), X,
+                                 [4, 3, 3, 3, 3]),
+    "a pool of units over squares": lambda: (
+        Apply(lambda m, x: m.b(F.avg_pool2d(m.a(x).view(-1, 1, 4, 4), 2).relu().flatten(1)),
+              a=nn.Linear(5, 16), b=nn.Linear(4, 3)), X, [4, 4, 4, 4, 4]),
+    "a pool whose windows overlap": lambda: (
+        Apply(lambda m, x: m.b(F.max_pool1d(m.a(x)[:, None], 3, 2)[:, 0]), a=nn.Linear(5, 7),
+              b=nn.Linear(3, 3)), X, [1]),
+    "a pool whose windows have gaps": lambda: (
+        Apply(lambda m, x: m.b(F.max_pool1d(m.a(x)[:, None], 2, 2, 0, 2)[:, 0]),
+              a=nn.Linear(5, 9), b=nn.Linear(4, 3)), X, [1]),
+    "a pool that reaches over the edge": lambda: (
+        Apply(lambda m, x: m.b(F.max_pool1d(m.a(x)[:, None], 2, 2, 1)[:, 0]), a=nn.Linear(5, 7),
+              b=nn.Linear(4, 3)), X, [1]),
+    "a learned exponent": lambda: (powers(parameter(1)), IMAGE, [6]),
+    "a learned exponent without a dimension": lambda: (powers(parameter()), IMAGE, [6]),
+    "a learned exponent of each unit": lambda: (powers(parameter(6, 1, 1)), IMAGE, [6]),
+    "units to the power of units": lambda: (
+        Apply(lambda m, x: m.b((m.a(x).abs() + 0.5) ** m.c(x)), a=nn.Linear(5, 6),
+              c=nn.Linear(5, 6), b=nn.Linear(6, 3)), X, [6]),
+    "slices that are assigned": lambda: (assigned(halves), X, [8, 8]),
+    "slices that are assigned to empty memory": lambda: (assigned(columns), X, [8, 8]),
+    "places that are assigned": lambda: (assigned(places), X, [8, 8]),
+    "an index that is added": lambda: (assigned(added), X, [8, 8]),
+    "slices that are assigned again": lambda: (assigned(again), X, [8]),
+    "a slice of the input": lambda: (assigned(inputs), X, [8, 3]),
+    "pairwise_distance": lambda: (
+        met(lambda m, u, v: F.pairwise_distance(u, v, keepdim=True)), X, [6]),
+    "cdist of activations": lambda: (
+        met(lambda m, u, v: torch.cdist(u[:, None], v[:, None])[..., 0]), X, [6]),
+    "cdist to rows": lambda: (met(lambda m, u, v: torch.cdist(u + v, m.w), w=parameter(4, 6)),
+                              X, [6, 4]),
+    "cdist from rows": lambda: (
+        met(lambda m, u, v: torch.cdist(m.w, (u + v).tanh()).T, w=parameter(4, 6)), X, [6, 4]),
+    "linalg.norm": lambda: (
+        met(lambda m, u, v: torch.linalg.norm(u - v, dim=1, keepdim=True)), X, [6]),
+    "linalg.vecdot": lambda: (met(lambda m, u, v: torch.linalg.vecdot(u, v)[:, None]), X, [6]),
+    "vecdot along another dimension": lambda: (
+        met(lambda m, u, v: torch.linalg.vecdot(u.view(-1, 2, 3), v.view(-1, 2, 3), dim=1)),
+        X, [3, 2, 2, 2]),
+    "inner": lambda: (
+        met(lambda m, u, v: torch.inner((u + v).relu(), m.w), w=parameter(4, 6)), X, [6, 4]),
+    "heaviside": lambda: (
+        met(lambda m, u, v: torch.heaviside(u + v, torch.tensor(0.5).to(u))), X, [6]),
+    "max_unpool2d": lambda: (Apply(unpooled, a=nn.Conv2d(3, 6, 1), c=nn.Conv2d(6, 6, 1),
+                                   b=nn.Linear(6, 3)), IMAGE, [6]),
+    "a blur": lambda: (blurred(BLUR.repeat(6, 1, 1, 1)), IMAGE, [6]),
+    "a blur that is a buffer": lambda: (
+        Apply(lambda m, x: m.b(F.conv2d(m.a(x).relu(), m.k.repeat(6, 1, 1, 1), groups=6)
+                               .mean((2, 3))),
+              a=nn.Conv2d(3, 6, 1), b=nn.Linear(6, 3), k=BLUR[None]), IMAGE, [6]),
+    "filters of the input": lambda: (
+        Apply(lambda m, x: m.b(m.a(F.conv2d(x, EDGES.to(x)).relu()).relu().mean((2, 3))),
+              a=nn.Conv2d(4, 6, 1), b=nn.Linear(6, 3)), IMAGE, [6]),
+    "heads with a learned place more": lambda: (
+        attending(add_bias_kv=True), torch.zeros(2, 4, 5), [6, 6, 2, 3, 3, 3, 3]),
+    "heads with an empty place more": lambda: (
+        attending(add_zero_attn=True), torch.zeros(2, 4, 5), [6, 6, 2, 3, 3, 3, 3]),
+    "heads with both places more": lambda: (
+        attending(True, add_bias_kv=True, add_zero_attn=True), torch.zeros(2, 4, 5),
+        [6, 6, 2, 3, 3, 3, 3]),
+    "one head with a learned place more": lambda: (
+        attending(heads=1, add_bias_kv=True), torch.zeros(2, 4, 5), [6, 6, 6, 6]),
     "no_grad": lambda: (inner("no_grad"), X, [8]),
     "autocast": lambda: (inner("autocast"), X, [8]),
     "checkpoint": lambda: (inner("checkpoint"), X, [8]),
@@ -305,6 +524,89 @@ def test_a_random_element_leaves_the_function_as_it_is(kind, seed):
     assert toroid.same_function(model, state, normal, x, tolerance=1e-10)
     assert gap(toroid.normalize(normal, symmetry), normal) < 1e-12
     assert toroid.same_function(model, normal, copy, x, tolerance=1e-10, output="keep")
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda u, v: torch.stack([u, v]).sum(0),
+        lambda u, v: (torch.stack([u, v]) * PARTS).sum(0),
+        lambda u, v: torch.cat([u, v], 1).view(-1, 2, 8).amax(1),
+    ],
+)
+def test_units_of_stacked_layers_are_as_those_of_a_sum(mix):
+    model = beside(lambda m, u, v: mix(u, v))
+    (group,), (scale,) = (found := toroid.find_symmetries(model, X)).groups, found["a"].scales
+    assert (group.whole, scale.fixed) == (False, "")
+    assert {(a.parameter, a.index) for a in group.axes} == {
+        (name, tuple((i,) for i in range(8)))
+        for name in ("a.weight", "a.bias", "c.weight", "c.bias", "b.weight")
+    }
+    state = toroid.normalize(random_state(model, 0), found)
+    moved = toroid.permute(state, {"a": torch.arange(8).roll(3)}, found)
+    assert gap(toroid.align(moved, state, found).state, state) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("function", "free"),
+    [
+        (lambda h: h.view(-1, 4, 3).amax(2), True),
+        (lambda h: F.avg_pool1d(h[:, None], 3)[:, 0], True),
+        (lambda h: h.view(-1, 4, 3).norm(dim=2), True),
+        (lambda h: h.view(-1, 4, 3).amax(2).tanh(), False),
+        (lambda h: h.view(-1, 4, 3).logsumexp(2), False),
+    ],
+)
+def test_pieces_of_a_unit_are_exchanged_among_themselves_and_have_one_factor(function, free):
+    model = pieces(function)
+    symmetry = toroid.find_symmetries(model, X)
+    whole = symmetry["a"]
+    assert whole.whole
+    assert [len(names) for names in whole.parts] == [4]
+    assert [s.name for s in symmetry.scales] == (["a", "output"] if free else ["output"])
+    assert toroid.Symmetry.from_json(symmetry.to_json()) == symmetry
+    state = toroid.normalize(random_state(model, 0), symmetry)
+    rows = state["a.weight"].view(4, 15).norm(dim=1)
+    assert torch.allclose(rows, torch.ones(4).double()) == free
+    permutations, factors = random_element(symmetry, 1)
+    permutations["a"] = torch.tensor([2, 0, 3, 1])
+    factors.pop("output")
+    moved = toroid.permute(toroid.rescale(state, factors, symmetry), permutations, symmetry)
+    back = toroid.align(toroid.normalize(moved, symmetry), state, symmetry)
+    assert gap(back.state, state) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda u, v: (torch.stack([u, v]) * torch.arange(16.0).view(2, 1, 8)).sum(0),
+        lambda u, v: torch.stack([u, v]).cumsum(2).sum(0),
+        lambda u, v: torch.stack([u, v]).flatten(1).cumsum(1).view(2, -1, 8).sum(0),
+    ],
+)
+def test_units_of_stacked_layers_that_differ_in_a_constant_or_an_order_stay(mix):
+    model = beside(lambda m, u, v: mix(u, v))
+    symmetry = toroid.find_symmetries(model, X, strict=False, verify=False)
+    assert symmetry.groups == ()
+    assert sum(stay.size for stay in symmetry.stays) == 16
+
+
+def test_parts_of_one_layer_are_told_apart_by_what_they_meet():
+    """Halves, one of them turned around: a unit is a pair, and the pairs are where they meet."""
+    model = Apply(
+        lambda m, x: m.b((torch.stack([(h := m.a(x).relu())[:, :4], h[:, 4:].flip(1)])
+                          * PARTS).sum(0)),
+        a=nn.Linear(5, 8), b=nn.Linear(4, 3),
+    )  # fmt: skip
+    (group,) = toroid.find_symmetries(model, X).groups
+    assert group.axes[0].index == ((0, 7), (1, 6), (2, 5), (3, 4))
+
+
+def test_a_weight_of_a_whole_layer_stays():
+    model = beside(lambda m, u, v: (torch.stack([u, v]) * m.g.tanh()[:, None, None]).sum(0))
+    model.g = parameter(2)
+    (stay,) = toroid.find_symmetries(model, X).stays
+    assert (stay.axis.parameter, stay.size, stay.why in OWN) == ("g", 2, True)
 
 
 # --- refused, by name, line and what to do ------------------------------------------------------
@@ -726,6 +1028,109 @@ def test_a_power_of_units_by_constants():
     )
     with pytest.warns(UserWarning, match="4 hidden units stay"):
         assert toroid.find_symmetries(model, X).groups == ()
+
+
+def test_an_exponent_of_a_place_moves_no_unit():
+    """One for each place of an image is no unit's; with one for each unit, the two go together."""
+    model = Apply(
+        lambda m, x: m.b((m.a(x).abs() + 0.5).pow(m.p).mean(2)), a=nn.Conv1d(5, 6, 1),
+        b=nn.Linear(6, 3), p=parameter(4),
+    )  # fmt: skip
+    (group,) = toroid.find_symmetries(model, torch.zeros(2, 5, 4)).groups
+    assert {axis.parameter for axis in group.axes} == {"a.weight", "a.bias", "b.weight"}
+    (group,) = toroid.find_symmetries(powers(parameter(6, 1, 1)), IMAGE).groups
+    assert {axis.parameter for axis in group.axes} == {"a.weight", "a.bias", "b.weight", "p"}
+
+
+def test_units_that_are_assigned_move_with_the_columns_of_their_places():
+    symmetry = toroid.find_symmetries(assigned(places), X)
+    for name, start in (("a", 0), ("c", 1)):
+        (axis,) = (a for a in symmetry[name].axes if a.parameter == "b.weight")
+        assert axis.index == tuple((i,) for i in range(start, 16, 2))
+
+
+def test_units_over_which_a_number_is_assigned_stay():
+    def forward(x, u, v):
+        h = torch.cat([u, v], 1)
+        h[:, 4:8] = 0.0
+        return h
+
+    with pytest.warns(UserWarning, match="4 of 'a': a constant"):
+        symmetry = toroid.find_symmetries(assigned(forward), X)
+    assert symmetry["a"].axes[0].index == ((0,), (1,), (2,), (3,))
+    assert [group.size for group in symmetry.groups] == [4, 8]
+
+
+def test_a_learned_place_moves_and_turns_with_the_units_of_its_head():
+    model, x = attending(add_bias_kv=True).double(), torch.randn(2, 4, 5).double()
+    symmetry = toroid.find_symmetries(model, x)
+    state, generator = random_state(model, 0), torch.Generator().manual_seed(0)
+    turns = {
+        g.name: torch.randn(g.size, g.size, generator=generator).double()
+        for g in symmetry.groups
+        if g.turn
+    }
+    moved = toroid.turn(state, turns, symmetry)
+    assert toroid.same_function(model, state, moved, x)
+    assert not torch.equal(moved["m.bias_k"], state["m.bias_k"])
+    assert not torch.equal(moved["m.bias_v"], state["m.bias_v"])
+
+
+def test_rows_of_a_computed_weight_are_no_places():
+    """Each row has units of its own: a product that would make one of them is refused."""
+    model = Apply(
+        lambda m, x: m.b(m.a(x) @ (m.w / m.w.norm(dim=1, keepdim=True)).T), a=nn.Linear(5, 6),
+        b=nn.Linear(4, 3), w=parameter(4, 6),
+    )  # fmt: skip
+    with pytest.raises(toroid.UnsupportedError, match="mixes units in another way"):
+        toroid.find_symmetries(model, X)
+
+
+def test_channels_whose_filters_are_the_same_are_alike():
+    kernel = torch.cat([BLUR.repeat(4, 1, 1, 1), BLUR.roll(1, -1).repeat(2, 1, 1, 1)])
+    groups = toroid.find_symmetries(blurred(kernel), IMAGE).groups
+    assert [g.axes[0].index for g in groups] == [((0,), (1,), (2,), (3,)), ((4,), (5,))]
+    assert toroid.find_symmetries(blurred(torch.randn(6, 1, 3, 3)), IMAGE).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda m, u, v: torch.linalg.norm(u[:, :, None] * v[:, None], 2, (1, 2))[:, None],
+         "a norm of a matrix"),
+        (lambda m, u, v: F.conv1d(u[..., None], v[0].view(6, 1, 1), groups=6)[..., 0],
+         "its weight is computed"),
+    ],
+)  # fmt: skip
+def test_what_is_no_function_of_units_alone_is_refused(function, why):
+    model = met(function)
+    model(X)
+    with pytest.raises(toroid.UnsupportedError, match=why):
+        toroid.find_symmetries(model, X)
+
+
+@pytest.mark.parametrize(
+    ("function", "free"),
+    [
+        (lambda m, u, v: torch.linalg.norm(torch.stack([u, v]), dim=0), ["a", "output"]),
+        (lambda m, u, v: F.pairwise_distance(u[..., None], v[..., None]), ["output"]),
+        (lambda m, u, v: F.pairwise_distance(u[..., None], v[..., None], eps=0.0), ["a", "output"]),
+    ],
+)
+def test_distances_have_the_factors_that_they_let_through(function, free):
+    model = met(function)
+    model(X)
+    assert [scale.name for scale in toroid.find_symmetries(model, X).scales] == free
+
+
+def test_places_that_numbers_choose_are_not_assigned():
+    def forward(x, u, v):
+        h = torch.cat([u, v], 1)
+        h[h > 1] = 1.0
+        return h
+
+    with pytest.raises(toroid.UnsupportedError, match=r"'index_put_'.*places that depend on"):
+        toroid.find_symmetries(assigned(forward), X)
 
 
 def test_heads_with_a_slope_of_their_own_stay():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,14 @@ from ._components import Components
 from ._gains import gains
 from ._groups import OF_PARTS, Axis, Group, Scale, Stay, Symmetry
 from ._labels import (
+    ALONE,
     CLASSES,
     FROZEN,
     IN_SETS,
     KINDS,
     OUTPUT,
     PLACES,
+    SINGLE,
     UNREAD,
     WORDS,
     Slot,
@@ -33,12 +35,13 @@ from ._turns import Turns
 def assemble(trace: Trace) -> Symmetry:
     """From ties to groups: units can be exchanged if they occur in the same places."""
     _settle_unread(trace)
-    _join_single(trace)
+    _settle_sets(trace)
     unit, scale, sign = (Components(trace, kind) for kind in KINDS)
     builder = _Builder(list(trace.slots.values()), unit, scale, sign)
     colours = _colours(trace, unit)
     found = _signatures(trace, builder, colours)
     parts = _parts(trace, unit)
+    _hold_single(parts, found, unit)
     around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
     for whole, inside in parts.items():
         for part in inside:
@@ -47,20 +50,25 @@ def assemble(trace: Trace) -> Symmetry:
     # other's place only along with its whole set.
     alone = {u: places for u, places in found.items() if u not in parts}
     sets = _sets(parts, around, found, unit, colours)
+    plain = [members for members in sets if _is_plain(members, around, found, builder)]
+    sets = [members for members in sets if members not in plain]
+    for u in (u for members in plain for inside in members for u in inside):
+        alone.pop(u, None)
     builder.order = {u: i for members in sets for inside in members for i, u in enumerate(inside)}
     made = [
         builder.group([[u] for u in units], places)
         for (places, _), units in _alike(alone, lambda u: tuple(sorted(around[u]))).items()
     ]
     made = _several_alike(made, unit, colours, builder.order)
+    made = _that_act(made, unit, around, builder.order)
     made += [
-        builder.group(members, [p for u in members[0] for p in found[u]], whole=True)
-        for members in sets
+        builder.group(members, [p for u in members[0] for p in found[u]], members in sets)
+        for members in (*plain, *sets)
     ]
     made.sort(key=lambda pair: _place(pair[0]))
     turned = Turns(trace, scale, sign)
     named = _named([turned(group) for group, _ in made])
-    groups = _with_parts(named, [units for _, units in made])
+    groups = tuple(map(builder.freed, _with_parts(named, [units for _, units in made])))
     grouped = {u for _, units in made for unit in units for u in unit} - unit.reasons.keys()
     return Symmetry(
         groups,
@@ -105,6 +113,37 @@ def _several_alike(
     return kept
 
 
+def _that_act(
+    made: list[tuple[Group, Units]], unit: Components, around: Mapping[int, set[int]],
+    within: Mapping[int, int],
+) -> list[tuple[Group, Units]]:  # fmt: skip
+    """The groups but for single units that sets hold which stay, and that nothing acts on."""
+    kept = []
+    for group, units in made:
+        first = units[0][0]
+        free = group.flip or not all(scale.fixed for scale in group.scales)
+        if len(units) > 1 or free or first in within or not around[first]:
+            kept.append((group, units))
+        else:
+            whys = {unit.reasons.get(whole, SINGLE) for whole in around[first]} - {ALONE}
+            unit.reasons.setdefault(first, min(whys, default=SINGLE))
+    return kept
+
+
+def _is_plain(
+    members: Units, around: Mapping[int, set[int]], found: Mapping[int, Places], builder: _Builder
+) -> bool:
+    """Whether sets have no two parts that are alike, and one sign: then each is a unit of parts."""
+    first = members[0]
+    kinds = {(found[u], tuple(sorted(w for w in around[u] if w < 0))) for u in first}
+    numbers = {place[1] for u in first for place in found[u] if place[0] == 0}
+    if len(kinds) < len(first) or len(numbers) > len(builder.carrying(numbers)):
+        return False
+    places = ((n, builder.where[n].get(u, [])) for n in numbers for u in first)
+    labels = np.concatenate([builder.slots[n].ids[p] for n, p in places])
+    return len(np.unique(builder.sign.of[labels[~builder.sign.frozen[labels]]])) <= 1
+
+
 def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ...]:
     """The hidden units that are in no group, by where they are made first, and why."""
     unit, slots = builder.unit, builder.slots
@@ -114,7 +153,7 @@ def _stays(trace: Trace, builder: _Builder, grouped: set[int]) -> tuple[Stay, ..
     for number, slot in enumerate(slots):
         components = unit.of[slot.ids].tolist() if _makes(trace, slot) else []
         for position, component in enumerate(components):
-            why = unit.reasons.get(component, "a set without another like it")
+            why = unit.reasons.get(component, SINGLE)
             hidden = component in read or why not in (CLASSES, WORDS)
             whole = component == input_ or why == UNREAD  # of tables the numbers are not counted
             if hidden and component not in seen and (not whole or slot.span == 1):
@@ -162,17 +201,37 @@ def _read_for(ids: Tensor, seen: Tensor) -> Tensor:
     return ids.expand_as(seen)
 
 
-def _join_single(trace: Trace) -> None:
-    """A set in which all turn out to be one unit is that unit."""
+def _settle_sets(trace: Trace) -> None:
+    """A set in which all turn out to be one unit is that unit; sets of the same units are one."""
     while trace.inside:
-        of, found = Components(trace, "unit").of, []
-        for units, wholes in trace.inside:
-            inside, around = of[units.numpy()], of[wholes[:, 0].numpy()]
-            one = (inside == inside[:, :1]).all(1) & (inside[:, 0] != around)
-            found += [(units[torch.from_numpy(one), 0], wholes[torch.from_numpy(one), 0])]
-        if not any(len(a) for a, _ in found):
+        unit = Components(trace, "unit")
+        found = [pair for pair in (*_single(trace, unit), *_same(trace, unit)) if len(pair[0])]
+        if not found:
             return
         trace.ties["unit"] += found
+
+
+def _single(trace: Trace, unit: Components) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ties of sets to the one unit that they hold."""
+    for units, wholes in trace.inside:
+        inside, around = unit.of[units.numpy()], unit.of[wholes[:, 0].numpy()]
+        one = torch.from_numpy((inside == inside[:, :1]).all(1) & (inside[:, 0] != around))
+        yield units[one, 0], wholes[one, 0]
+
+
+def _same(trace: Trace, unit: Components) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ties of sets that hold the same units: a sum of them at one place, and at the next."""
+    places = _places(trace, unit)
+    several = {whole for place in places for whole in _several(place)}
+    first: dict[frozenset[int], tuple[int, Tensor]] = {}
+    for place, (_, wholes) in zip(places, trace.inside, strict=True):
+        for (inside, whole), labels in zip(place, wholes, strict=True):
+            held = frozenset(inside)
+            if whole in held or whole in several or whole in unit.reasons:
+                continue
+            one, label = first.setdefault(held, (whole, labels[:1]))
+            if one != whole:
+                yield label, labels[:1]
 
 
 def _place(group: Group) -> tuple[int, int, bool]:
@@ -204,7 +263,22 @@ def _parts(trace: Trace, unit: Components) -> dict[int, tuple[int, ...]]:
     """
     found: dict[int, tuple[int, ...]] = {}
     stays: dict[frozenset[int], int] = {}
-    places = [
+    places = _places(trace, unit)
+    one = {whole for place in places for whole in _several(place)}
+    for place in places:
+        for inside, whole in place:
+            if whole in unit.reasons or whole in one:
+                why = unit.reasons.get(whole, SINGLE)
+                whole = stays.setdefault(frozenset(inside), -1 - len(stays))
+                unit.reasons.setdefault(whole, why)
+            if parts := [u for u in inside if u != whole]:
+                found[whole] = tuple(dict.fromkeys([*found.get(whole, ()), *parts]))
+    return found
+
+
+def _places(trace: Trace, unit: Components) -> list[list[tuple[tuple[int, ...], int]]]:
+    """For each place where there are sets, the units that each set holds, and the set."""
+    return [
         [
             (tuple(dict.fromkeys(row.tolist())), whole)
             for row, whole in zip(
@@ -213,20 +287,37 @@ def _parts(trace: Trace, unit: Components) -> dict[int, tuple[int, ...]]:
         ]
         for units, wholes in trace.inside
     ]
-    one = {whole for place in places for whole in _several(place)}
-    for place in places:
-        for inside, whole in place:
-            if whole in unit.reasons or whole in one:
-                whole = stays.setdefault(frozenset(inside), -1 - len(stays))
-            if parts := [u for u in inside if u != whole]:
-                found[whole] = tuple(dict.fromkeys([*found.get(whole, ()), *parts]))
-    return found
 
 
 def _several(place: Sequence[tuple[tuple[int, ...], int]]) -> set[int]:
     """The components that are around different units at one place."""
     first: dict[int, set[int]] = {}
     return {whole for inside, whole in place if first.setdefault(whole, {*inside}) != {*inside}}
+
+
+def _hold_single(
+    parts: dict[int, tuple[int, ...]], found: dict[int, Places], unit: Components
+) -> None:
+    """A set stays that has no other like it, or a part that stays; it gets a number below 0.
+
+    Its parts may be in sets that do move: weights of several layers' units, and then their sum.
+    """
+    while True:
+        kinds: dict[Any, list[int]] = defaultdict(list)
+        for whole in (whole for whole in parts if whole >= 0):
+            everything = (whole, *parts[whole])
+            fixed = any(u in unit.reasons for u in everything)
+            kind = (whole,) if fixed else tuple(sorted(found[u] for u in everything if u in found))
+            kinds[kind].append(whole)
+        single = [wholes[0] for wholes in kinds.values() if len(wholes) == 1]
+        for whole in single:
+            unit.reasons.setdefault(whole, ALONE)
+            found.pop(whole, None)
+            stays = min(parts) - 1 if min(parts) < 0 else -1
+            parts[stays] = parts.pop(whole)
+            unit.reasons[stays] = unit.reasons[whole]
+        if not single:
+            return
 
 
 def _sets(
@@ -307,6 +398,7 @@ class _Builder:
         self, slots: list[Slot], unit: Components, scale: Components, sign: Components
     ) -> None:
         self.slots, self.unit, self.scale, self.sign = slots, unit, scale, sign
+        self.number = {(s.parameter, s.dim, s.span, s.role): n for n, s in enumerate(slots)}
         self.total = Counter(c for slot in slots for c in scale.of[slot.ids].tolist())
         self.signs = Counter(c for slot in slots for c in sign.of[slot.ids].tolist())
         self.start: dict[int, int] = {}  # scale component -> the slot where it starts
@@ -335,11 +427,7 @@ class _Builder:
         But units of sets that are exchanged stand in the same order in each.
         """
         numbers = sorted({place[1] for place in places if place[0] == 0})
-        if whole:  # the rows of a block carry its columns along
-            made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
-            numbers = [
-                n for n in numbers if self.slots[n].span == 1 or self.slots[n].parameter not in made
-            ]
+        numbers = self.carrying(numbers) if whole else numbers
         # Slots go together if one factor for each unit acts on them: a BatchNorm's input and its
         # affine pair hold the same units with other factors.
         by_scale: dict[bytes, list[tuple[int, NDArray[Any]]]] = defaultdict(list)
@@ -359,6 +447,13 @@ class _Builder:
             scales = [replace(scale, fixed=OF_PARTS) for scale in scales]
         flip = None if whole else self._flip([p for places in by_scale.values() for p in places])
         return Group(scales[0].name, tuple(scales), flip), members
+
+    def carrying(self, numbers: Collection[int]) -> list[int]:
+        """These slots of sets without those that others carry: the rows of a block its columns."""
+        made = {self.slots[n].parameter for n in numbers if self.slots[n].span == 1}
+        return [
+            n for n in numbers if self.slots[n].span == 1 or self.slots[n].parameter not in made
+        ]
 
     def _standing(self, unit: list[int]) -> tuple[int, int]:
         """Where the first weights of a unit are."""
@@ -380,6 +475,12 @@ class _Builder:
 
     def _scale(self, places: list[tuple[int, NDArray[Any]]]) -> Scale:
         """The axes of one factor, and what fixes it if something does."""
+        first = places[0][0]
+        axes = tuple(self.axis(self.slots[number], p.tolist(), first) for number, p in places)
+        return Scale(axes[0].module, axes, self._why(places), first)
+
+    def _why(self, places: list[tuple[int, NDArray[Any]]]) -> str:
+        """What fixes the factor that acts on some places; empty if nothing does."""
         first, positions = places[0]
         factors = np.unique(self.scale.of[self.slots[first].ids[positions]])
         reason = self.scale.reasons.get(int(factors[0]), "")
@@ -391,8 +492,20 @@ class _Builder:
             reason = "shared with other units"
         if not reason and not any(self.slots[n].role == "out" for n, _ in places):
             reason = "no weights make it"
-        axes = tuple(self.axis(self.slots[number], p.tolist(), first) for number, p in places)
-        return Scale(axes[0].module, axes, reason, first)
+        return reason
+
+    def freed(self, group: Group) -> Group:
+        """A group of sets, free where the parts of each have one factor (under a maximum, say)."""
+        if not group.parts:
+            return group
+        return replace(group, scales=tuple(map(self._freed, group.scales)))
+
+    def _freed(self, scale: Scale) -> Scale:
+        roles = ("out" if a.role == "late" else a.role for a in scale.axes)
+        where = [self.number[(*a.place, role)] for a, role in zip(scale.axes, roles, strict=True)]
+        places = [(n, a.positions.numpy()) for n, a in zip(where, scale.axes, strict=True)]
+        parts = {u for n, p in places for u in self.unit.of[self.slots[n].ids[p[0]]].tolist()}
+        return replace(scale, fixed="") if len(parts) > 1 and not self._why(places) else scale
 
     def axis(self, slot: Slot, positions: list[list[int]], order: int) -> Axis:
         # normalising goes front to back: what these weights read is not settled yet

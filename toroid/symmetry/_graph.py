@@ -275,7 +275,7 @@ def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> A
             "cannot read the symmetries of this network: it transforms a function inside forward "
             f"(torch.vmap, torch.func), at {place(node)}; write it out for the whole batch"
         )
-    args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = map_arg((node.args, node.kwargs), lambda n: result.current(values[n]))
     labels, weights = _find(Label, (args, kwargs)), _find(Weight, (args, kwargs))
     if not labels and not weights and not _find(GraphModule, args):
         return node.target(*args, **kwargs)  # type: ignore[operator]  # constants only

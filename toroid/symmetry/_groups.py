@@ -248,7 +248,7 @@ class Group:
     @property
     def whole(self) -> bool:
         """Whether the units are sets of others (heads, blocks)."""
-        return self.scales[0].fixed == OF_PARTS
+        return bool(self.parts) or self.scales[0].fixed == OF_PARTS
 
     def flips(self, axis: Axis) -> bool:
         """Whether a unit's numbers there change their sign when it flips."""

@@ -86,6 +86,7 @@ OUTER = "an outer product: each meets all units of a layer"
 IN_SETS = "a constant has other numbers for each unit of a set, which moves as one"
 UNREAD = "not read for the example"
 OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, IN_SETS, UNREAD)
+SINGLE = "a set without another like it"
 CONSTANT = "a constant with a number for each unit"
 
 ACROSS = "a layer across places, which units pass"
@@ -276,6 +277,9 @@ class Trace:
     pinned: dict[tuple[str, int], str] = field(
         default_factory=dict
     )  # parameter and dimension -> what its places stand for
+    written: dict[int, tuple[Tensor, Label]] = field(
+        default_factory=dict
+    )  # address of a constant that activations are written into -> the constant, its labels
     copies: dict[str, str] = field(default_factory=dict)  # a second name of a tensor -> the first
     passing: bool = (
         True  # whether units pass what reads their places alike, and may be more than it
@@ -365,6 +369,23 @@ class Trace:
             return still(x.shape)
         ids = self.fresh(x.numel()).view(x.shape)
         return still(x.shape)._replace(unit=ids) if x.any() else Label(ids, ids, ids)
+
+    def opened(self, x: Tensor, empty: bool) -> Label:
+        """The labels of a constant that activations are written into, in part."""
+        memory = x.untyped_storage()
+        if memory.data_ptr() not in self.written:
+            whole = x.as_strided((memory.nbytes() // x.element_size(),), (1,), 0)
+            labels = self.constant(torch.zeros_like(whole) if empty else whole)
+            self.written[memory.data_ptr()] = whole, labels
+        return self.current(x)
+
+    def current(self, x: Any) -> Any:
+        """A value as it is now: a constant that was written into is an activation."""
+        key = x.untyped_storage().data_ptr() if self.written and isinstance(x, Tensor) else None
+        if key not in self.written:
+            return x
+        place = x.shape, x.stride(), x.storage_offset()
+        return self.written[key][1].map(lambda ids: ids.as_strided(*place))
 
     def tie(self, kind: str, a: Tensor, b: Tensor) -> None:
         """Two label tensors (broadcast against each other) are the same, element by element."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import FACTORS, KINDS, Label, Trace, Weight, still
+from .._labels import ALONE, FACTORS, KINDS, Label, Trace, Weight, still, varies
 from ._table import (
     activation,
     is_infinite,
@@ -130,10 +131,11 @@ def elementwise(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> 
 
 @rule("pow")
 def power(trace: Trace, node: Node, x: Any, exponent: Any) -> Label:
-    """Even powers take the sign away; a number to the power of an activation is like any other."""
-    if not isinstance(x, (Label, Weight)):
-        meets_constant(trace, value(trace, exponent), x)
-        return elementwise(trace, node, exponent)
+    """Even powers take the sign away; what is learned, or computed, meets what it is a power of."""
+    if isinstance(exponent, (Label, Weight)):
+        if isinstance(exponent, Weight) and exponent.stored.numel() > 1:
+            exponent = _slope(trace, exponent)
+        return meets(trace, node, x, exponent)
     if isinstance(exponent, (int, float)) and exponent % 2 == 0:
         return even(trace, node, x)
     meets_constant(trace, value(trace, x), exponent)
@@ -227,6 +229,12 @@ def multiply(trace: Trace, node: Node, x: Any, y: Any, **kwargs: Any) -> Label:
     return product(trace, x, y, shape, apart=divides or inplace)
 
 
+def _slope(trace: Trace, weight: Weight) -> Label:
+    """The numbers of a weight that are those of units' activation: no row, whatever their size."""
+    ids = trace.elements(weight, "slope")
+    return Label(ids, ids, ids, repeated(weight))
+
+
 def _factor(trace: Trace, x: Any, y: Any) -> Any:
     """A parameter that multiplies moves with the units that it meets.
 
@@ -240,11 +248,14 @@ def _factor(trace: Trace, x: Any, y: Any) -> Any:
             trace.freeze("sign", gain.sign, "a gain")
             gain = gain._replace(sign=still(gain.shape).sign)
         return gain
-    ids = trace.elements(y, "slope")
-    # as if it were a row: x's factor goes into it
-    for kind in FACTORS:
-        trace.tie(kind, ids, getattr(x, kind))
-    return still(y.shape)._replace(unit=ids, numbers=repeated(y))
+    slope, shape = _slope(trace, y), torch.broadcast_shapes(x.shape, y.shape)
+    for kind in FACTORS:  # as if it were a row: x's factor goes into it, if it is one unit's
+        a, b = getattr(x, kind).expand(shape), getattr(slope, kind).expand(shape)
+        if any(varies(a, d) and not varies(b, d) for d in range(len(shape))):
+            trace.freeze(kind, b, ALONE)
+        else:
+            trace.tie(kind, b, a)
+    return still(y.shape)._replace(unit=slope.unit, numbers=slope.numbers)
 
 
 @rule("addcmul", "addcdiv")
@@ -296,6 +307,14 @@ def compare(trace: Trace, node: Node, x: Any, y: Any) -> Label:
     else:
         both = beside_constant(trace, node, x, y).expand(shape)
     return still(shape)._replace(unit=both.unit)
+
+
+@rule("heaviside")
+def step(trace: Trace, node: Node, x: Any, at_zero: Any) -> Label:
+    """0 or 1 by the sign, whatever the size."""
+    if isinstance(value(trace, at_zero), Label):
+        return meets(trace, node, x, at_zero)
+    return compare(trace, node, x, 0) if is_one_number(at_zero) else meets(trace, node, x, at_zero)
 
 
 @rule(

@@ -13,7 +13,9 @@ from torch.utils._pytree import tree_leaves
 from ..._network import UnsupportedError
 from .._labels import (
     ACROSS,
+    ALONE,
     COMPUTED,
+    CONSTANT,
     FACTORS,
     INDEX,
     KINDS,
@@ -25,7 +27,7 @@ from .._labels import (
     still,
     varies,
 )
-from ._table import Rule, activation, rule, shape_of
+from ._table import Rule, activation, meets_constant, rule, shape_of
 
 
 def affine(
@@ -55,9 +57,11 @@ def shift(trace: Trace, bias: Any, rows: Tensor) -> None:
 @rule("linear")
 def linear(trace: Trace, node: Node, x: Any, weight: Any, bias: Any = None) -> Label:
     """W x + b along the last dimension."""
+    x = activation(trace, x)
+    if isinstance(weight, Tensor) and bias is None:
+        return _filtered(trace, node, x, weight, 0, -1)
     if not isinstance(weight, Weight):
         raise UnsupportedError(COMPUTED)
-    x = activation(trace, x)
     columns = trace.slot(weight, len(weight.shape) - 1, "in")
     if len(weight.shape) == 1:
         if isinstance(bias, Weight):
@@ -108,6 +112,8 @@ def _conv(dims: int) -> Rule:
         """A linear layer along the channels, at every place."""
         x = activation(trace, x)
         channel = len(shape_of(node)) - dims - 1
+        if not isinstance(weight, Weight) and bias is None:
+            return _filtered(trace, node, x, weight, groups, channel)
         rows = trace.slot(weight, 0, "out")
         if groups == 1:
             if _across_places(x, channel) and _pointwise(weight, stride, padding):
@@ -119,6 +125,24 @@ def _conv(dims: int) -> Rule:
         return _grouped(trace, node, x, weight, rows, bias, groups, channel)
 
     return conv
+
+
+def _filtered(trace: Trace, node: Node, x: Label, kernel: Any, groups: int, channel: int) -> Label:
+    """A convolution whose numbers are no parameters: a blur, which each channel passes alone."""
+    alone = kernel.shape[:2] == (groups, 1)
+    if isinstance(kernel, Label):
+        if not alone or not kernel.once(-len(kernel.shape)):  # other numbers for other channels
+            raise UnsupportedError(COMPUTED)
+        trace.freeze("unit", kernel.unit, ALONE)
+        trace.fix(kernel, ALONE)
+    channels = trace.per_channel(x, channel)
+    trace.use(x)
+    if not alone:
+        trace.freeze("unit", channels.unit, CONSTANT)
+        trace.fix(channels, CONSTANT)
+        return still(shape_of(node))
+    meets_constant(trace, spread(channels, kernel.shape, 0), kernel)
+    return spread(channels, shape_of(node), channel)
 
 
 def _pointwise(weight: Weight, stride: Any, padding: Any) -> bool:

@@ -13,8 +13,8 @@ from torch.fx import Node
 from torch.nn import functional
 
 from ..._network import UnsupportedError
-from .._labels import CHOSEN, INDEX, Label, Trace, Weight, varies
-from ._table import RULES, activation, aten, operation, rule, shape_of, value
+from .._labels import CHOSEN, CONSTANT, INDEX, KINDS, Label, Trace, Weight, varies
+from ._table import RULES, activation, aten, is_zero, operation, rule, shape_of, value
 
 
 @rule(
@@ -157,9 +157,55 @@ def item(trace: Trace, node: Node, x: Any, index: int) -> Any:
 RULES[operator.getitem] = item
 
 
-@rule("new_zeros", "zeros_like", "new_ones", "ones_like", "new_full", "full_like", "zero", "fill")
+@rule("copy")
+def copy(trace: Trace, node: Node, x: Any, source: Any, *args: Any) -> Label:
+    """Written over what was there, which has the units of what comes there."""
+    return _put(trace, activation(trace, x), source)
+
+
+@rule("index_put")
+def put(
+    trace: Trace, node: Node, x: Any, where: Sequence[Any], source: Any, adds: bool = False
+) -> Label:
+    """As `copy`, at places that constants choose."""
+    if any(isinstance(i, Label) for i in where):
+        raise UnsupportedError("places that depend on the numbers")
+    x = activation(trace, x)
+    _put(trace, x.map(lambda ids: aten.index.Tensor(ids, where)), source)
+    return x
+
+
+@rule("index_add", "index_copy")
+def put_along(
+    trace: Trace, node: Node, x: Any, dim: int, where: Any, source: Any, **kwargs: Any
+) -> Label:
+    """As `put`, along one dimension."""
+    return put(trace, node, x, [*[None] * (dim % len(shape_of(node))), where], source)
+
+
+def _put(trace: Trace, x: Label, source: Any) -> Label:
+    """Numbers that come where `x` was: units are told apart by constants among them."""
+    source = value(trace, source)
+    trace.use(x)
+    if isinstance(source, Label):
+        trace.use(source)
+        for kind in KINDS:
+            trace.tie(kind, getattr(x, kind), getattr(source, kind).expand(x.shape))
+        return x
+    trace.freeze("unit", x.unit, CONSTANT)
+    if not is_zero(source):
+        trace.fix(x, CONSTANT)
+    return x
+
+
+@rule(
+    "new_zeros", "zeros_like", "new_ones", "ones_like", "new_full", "full_like", "zero", "fill",
+    "new_empty", "empty_like",
+)  # fmt: skip
 def constant(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Numbers that depend on the shape alone."""
+    if operation(node) in ("zero_", "fill_") and isinstance(x, Label):
+        return _put(trace, x, args[0] if args else 0)
     like = node.meta["val"]
     fill = [a for a in args if isinstance(a, (int, float))]
     if "full" in operation(node) or "fill" in operation(node):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from ..._network import UnsupportedError
-from .._labels import FACTORS, Label, Trace, spread, still, varies
+from .._labels import FACTORS, Label, Trace, Weight, spread, still, varies
 from ._elementwise import elementwise, homogeneous
 from ._ranks import found
 from ._table import Rule, activation, meet, operation, over, overload, rule, shape_of, tied
@@ -22,11 +26,55 @@ def _pool(dims: int) -> Rule:
         trace.use(x)
         if "max" in operation(node):
             trace.freeze("sign", x.sign, operation(node))
-        pooled = spread(trace.per_channel(x, channel), shape, channel)
-        several = isinstance(node.meta["val"], (list, tuple))  # the places of the maxima too
-        return [pooled, found(trace, node, x)] if several else pooled
+        pooled = None if kwargs else _of_windows(trace, node, x, dims, *args)
+        if pooled is None:
+            pooled = spread(trace.per_channel(x, channel), shape, channel)
+        if not isinstance(node.meta["val"], (list, tuple)):
+            return pooled
+        across = any(varies(x.unit, d) for d in range(channel + 1, len(shape)))
+        own = still(shape)._replace(unit=pooled.unit)  # the places of each unit's maxima
+        return [pooled, found(trace, node, x) if across else own]
 
     return pool
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpool(trace: Trace, node: Node, x: Any, places: Any, *args: Any, **kwargs: Any) -> Label:
+    """Back to the places of the maxima, zeros elsewhere, channel by channel."""
+    x, places, shape = activation(trace, x), activation(trace, places), shape_of(node)
+    channel = len(shape) - (2 if operation(node).endswith("2d") else 3) - 1
+    trace.use(x, places)
+    one, found = (trace.per_channel(z, channel) for z in (x, places))
+    trace.tie("unit", one.unit, found.unit)
+    return spread(one, shape, channel)
+
+
+def _of_windows(
+    trace: Trace, node: Node, x: Label, dims: int, kernel: Any, stride: Any = (), padding: Any = 0,
+    dilation: Any = 1, *args: Any,
+) -> Label | None:  # fmt: skip
+    """A pool of units that lie at its places: each window of them is a set.
+
+    None if it is no such pool, or its windows overlap, have gaps or reach over an edge.
+    """
+    front, shape = len(x.shape) - dims, shape_of(node)
+    gaps = "max" in operation(node) and {*tree_leaves(dilation)} != {1}
+    if gaps or any(tree_leaves(padding)) or "adaptive" in operation(node):
+        return None
+    sizes, steps = ([*y] * (dims // len(y)) for y in (kernel, stride or kernel))
+    if not any(varies(x.unit, d) for d in range(front, len(x.shape))) or sizes != steps:
+        return None
+    for d, size in enumerate(sizes, front):
+        x = x.map(partial(Tensor.unfold, dimension=d, size=size, step=size))
+    if x.shape[: front + dims] != shape:
+        return None
+    pooled = _summed(trace, x, range(front + dims, len(x.shape)))
+    return pooled.map(lambda ids: ids.reshape(shape))
+
+
+def _summed(trace: Trace, x: Label, dims: Sequence[int]) -> Label:
+    """A sum, or what is homogeneous as a sum: it has one factor if all that is summed has it."""
+    return trace.along(x, dims, FACTORS)._replace(unit=over(trace, x.unit, dims))
 
 
 for _dims in (1, 2, 3):
@@ -62,9 +110,7 @@ def mean(
     trace.use(x)
     if operation(node) in ("amax", "amin"):
         trace.freeze("sign", x.sign, operation(node))
-    # a sum has one factor if all that is summed has it
-    one = trace.along(x, dims, FACTORS)._replace(unit=over(trace, x.unit, dims))
-    return one.map(lambda ids: ids.reshape(shape_of(node)))
+    return _summed(trace, x, dims).map(lambda ids: ids.reshape(shape_of(node)))
 
 
 def _every(dims: Any, x: Label) -> Sequence[int]:
@@ -89,6 +135,50 @@ def norm(
 ) -> Label:
     """As `vector_norm`, by its older name."""
     return vector_norm(trace, node, x, order, dims)
+
+
+@rule("linalg_norm")
+def linalg_norm(
+    trace: Trace, node: Node, x: Any, order: Any = None, dims: Any = None, *args: Any, **kw: Any
+) -> Label:
+    """As `vector_norm`; of a matrix that of its numbers alone."""
+    x = activation(trace, x)
+    if (isinstance(order, (int, float)) or order == "nuc") and len(_every(dims, x)) > 1:
+        raise UnsupportedError("a norm of a matrix that is not that of its numbers")
+    return vector_norm(trace, node, x, 2, dims)
+
+
+@rule("pairwise_distance")
+def distance(
+    trace: Trace, node: Node, x: Any, y: Any, order: float = 2, eps: float = 1e-6, *args: Any
+) -> Label:
+    """The norm of a difference, to which a small number is added."""
+    x, y = activation(trace, x), activation(trace, y)
+    both = tied(trace, x, y, torch.broadcast_shapes(x.shape, y.shape))
+    return vector_norm(trace, node, elementwise(trace, node, both) if eps else both, order, [-1])
+
+
+@rule("cdist")
+def distances(trace: Trace, node: Node, x: Any, y: Any, *args: Any) -> Label:
+    """The norms of all differences of two sets of vectors; those of a weight are a layer's rows."""
+    for weight, other, dim in ((y, x, -1), (x, y, -2)):
+        if isinstance(weight, Weight) and len(weight.shape) == 2 and isinstance(other, Label):
+            return _to_rows(trace, node, other, weight, dim)
+    x, y = (activation(trace, z) for z in (x, y))
+    x, y = x.moved(lambda ids: ids.unsqueeze(-2)), y.moved(lambda ids: ids.unsqueeze(-3))
+    both = tied(trace, x, y, torch.broadcast_shapes(x.shape, y.shape))
+    return vector_norm(trace, node, both, 2, [-1])
+
+
+def _to_rows(trace: Trace, node: Node, x: Label, weight: Weight, dim: int) -> Label:
+    channels, columns = trace.per_channel(x, -1), trace.slot(weight, 1, "in")
+    rows = trace.slot(weight, 0, "out")
+    for kind in ("unit", "sign"):
+        trace.tie(kind, columns, getattr(channels, kind))
+    trace.freeze("scale", torch.cat([columns, channels.scale]), "cdist")
+    trace.fix(rows, "cdist")
+    trace.use(x)
+    return spread(still(rows.shape)._replace(unit=rows), shape_of(node), dim % len(shape_of(node)))
 
 
 @rule("std", "var", "var_mean", "std_mean")
@@ -133,7 +223,7 @@ def ordered(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
     dim = kwargs.get("dim", numbers[counts] if len(numbers) > counts else -1)
     if operation(node).startswith("cum") and varies(x.unit, dim):
         raise UnsupportedError("it takes units in their order")
-    one = trace.along(x, [dim], FACTORS)._replace(unit=over(trace, x.unit, [dim]))
+    one = _summed(trace, x, [dim])
     if overload(node) == "default" and operation(node) == "median":
         return mean(trace, node, x)
     shape = shape_of(node)

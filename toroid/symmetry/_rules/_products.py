@@ -10,7 +10,18 @@ from torch import Tensor
 from torch.fx import Node
 
 from ..._network import UnsupportedError
-from .._labels import CONSTANT, KINDS, MET, Label, Trace, Weight, distinct_pairs, still, varies
+from .._labels import (
+    CONSTANT,
+    KINDS,
+    MET,
+    Label,
+    Trace,
+    Weight,
+    distinct_pairs,
+    squeeze,
+    still,
+    varies,
+)
 from ._elementwise import add
 from ._layers import dot, shift
 from ._table import activation, meet, meets_constant, product, rule, shape_of, value
@@ -85,6 +96,23 @@ def tensordot(trace: Trace, node: Node, x: Any, y: Any, left: Any, right: Any, *
     summed = {first[d] for d in left}
     result = "".join(c for c in first + second if c not in summed)
     return einsum(trace, node, f"{first},{second}->{result}", [x, y])
+
+
+@rule("inner")
+def inner(trace: Trace, node: Node, x: Any, y: Any) -> Label:
+    """A product over the last dimensions."""
+    return tensordot(trace, node, x, y, [len(x.shape) - 1], [len(y.shape) - 1])
+
+
+@rule("linalg_vecdot")
+def vecdot(trace: Trace, node: Node, x: Any, y: Any, *, dim: int = -1) -> Label:
+    """A product over one dimension, at every place."""
+    x, y = activation(trace, x), activation(trace, y)
+    shape = torch.broadcast_shapes(x.shape, y.shape)
+    letters = "abcdefgh"[: len(shape)]
+    out = letters.replace(letters[dim], "")
+    equation = f"{letters},{letters}->{out}"
+    return _contract(trace, node, equation, x.expand(shape), y.expand(shape))
 
 
 @rule("einsum")
@@ -217,11 +245,13 @@ def _contract(
     # (result…, summed…)
     a, b = _aligned(x.unit, left, out, summed), _aligned(y.unit, right, out, summed)
     rank = len(out)
-    moving = [varies(a, d) or varies(b, d) for d in range(rank, rank + len(summed))]
-    if any(moving):  # units are summed over: both sides' are the same, and the sum is around them
-        if any(varies(part, d) for part, other in ((a, right), (b, left)) for d in range(rank)
-               if out[d] not in other):  # fmt: skip
-            raise UnsupportedError(f"a product {equation} that mixes units in another way; {LAYER}")
+    moving = [any(varies(part, d) for d in range(rank, rank + len(summed))) for part in (a, b)]
+    mixed = any(_of_units(part, d) for part, other in ((a, right), (b, left))
+                for d in range(rank) if out[d] not in other)  # fmt: skip
+    if all(moving) and mixed:
+        raise UnsupportedError(f"a product {equation} that mixes units in another way; {LAYER}")
+    # units are summed over: both sides' are the same, and the sum is around them
+    if all(moving) or (any(moving) and not mixed):
         trace.tie("unit", a, b)  # q and k of one number meet in their product
         trace.tie("sign", _aligned(x.sign, left, out, summed), _aligned(y.sign, right, out, summed))
         trace.met.append(
@@ -241,6 +271,14 @@ def _contract(
         _reduced(trace, label, letters, out, summed) for label, letters in ((x, left), (y, right))
     ]
     return product(trace, factors[0], factors[1], shape)
+
+
+def _of_units(labels: Tensor, dim: int) -> bool:
+    """Whether each place along a dimension has units of its own; of some alike it has not."""
+    if not varies(labels, dim):
+        return False
+    rows = squeeze(labels, keep=dim).movedim(dim, 0).flatten(1)
+    return len(rows.unique(dim=0)) == len(rows)
 
 
 def _reduced(trace: Trace, x: Label, letters: str, out: str, summed: list[str]) -> Label:

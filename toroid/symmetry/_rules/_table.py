@@ -8,6 +8,7 @@ themselves. What a rule does not cover it refuses with an `UnsupportedError` tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from math import prod
 from typing import Any
 
@@ -41,14 +42,39 @@ def rule(*operations: str) -> Callable[[Rule], Rule]:
     NAMES.update(operations)
 
     def enter(function: Rule) -> Rule:
-        for name in [*operations, *(f"{operation}_" for operation in operations)]:
-            packet = getattr(aten, name, None)  # an older torch may not have it
-            RULES.update(
-                {getattr(packet, o): function for o in packet.overloads()} if packet else {}
-            )
+        for name in operations:
+            for packet, found in ((name, function), (f"{name}_", _in_place(function))):
+                overloads = getattr(aten, packet, None)  # an older torch may not have it
+                names = overloads.overloads() if overloads else ()
+                RULES.update({getattr(overloads, o): found for o in names})
         return function
 
     return enter
+
+
+def _in_place(function: Rule) -> Rule:
+    """The rule, where its first operand may be a constant that becomes an activation by it."""
+
+    @wraps(function)
+    def written(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return function(trace, node, x, *args, **kwargs)
+        empty, memory = _is_empty(node), x.untyped_storage()
+        if not x.is_contiguous() or x.numel() * x.element_size() < memory.nbytes():  # a part of it
+            return function(trace, node, trace.opened(x, empty), *args, **kwargs)
+        found = function(trace, node, torch.zeros_like(x) if empty else x, *args, **kwargs)
+        if isinstance(found, Label):
+            trace.written[memory.data_ptr()] = x, found.map(lambda ids: ids.reshape(-1))
+        return found
+
+    return written
+
+
+def _is_empty(node: Node) -> bool:
+    """Whether what is written into began as memory of any content."""
+    while node.args and isinstance(node.args[0], Node):
+        node = node.args[0]
+    return "empty" in operation(node)
 
 
 def operation(node: Node) -> str:
@@ -164,7 +190,7 @@ def meets_constant(trace: Trace, x: Label, y: Any) -> None:
         a, b = x.unit.expand(shape), bits(y).expand(shape)
         moving, differs = ({d for d in range(len(shape)) if varies(z, d)} for z in (a, b))
         if moving & differs:  # by units alone, it could have been a buffer that moves with them
-            if differs - moving:
+            if differs ^ moving:
                 trace.colour(a, b)
             else:
                 trace.freeze("unit", a, CONSTANT)
