@@ -239,8 +239,8 @@ def test_what_does_not_fit_is_said_in_one_sentence(capfd):
 
 def test_states_and_the_callers_generator_are_not_moved():
     def forward(m, x):  # the norm of words is cut in place; noise is drawn in evaluation mode
-        h = m.a(F.dropout(m.words(x).flatten(1), 0.2, training=True))
-        return m.c(h.relu())
+        h = F.dropout(m.words(x).flatten(1), 0.2, training=True) + torch.randn(20).to(m.a.weight)
+        return m.c(m.a(h).relu())
 
     words = nn.Embedding(20, 4, max_norm=1.0)
     model = Apply(forward, words=words, a=nn.Linear(20, 7), c=nn.Linear(7, 3)).double()
@@ -254,3 +254,13 @@ def test_states_and_the_callers_generator_are_not_moved():
     assert gap(found.state, state) == 0
     assert torch.equal(torch.get_rng_state(), before)
     assert all(gap(s, k) == 0 for s, k in zip((state, copy, model.state_dict()), kept, strict=True))
+
+
+def test_what_a_hook_writes_into_the_model_is_taken_away():
+    model = modules(lambda m, x: m.c(m.a(x).relu())).double()
+    state, copy, symmetry = planted(model, VECTORS)
+    model.seen = {}
+    model.a.register_forward_hook(lambda *given: model.seen.update(last=given[2].detach()))
+    found = by_activation(model, VECTORS, state, copy, symmetry)
+    assert gap(found.state, state) == 0
+    assert model.seen == {}

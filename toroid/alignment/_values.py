@@ -26,7 +26,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._batches import Batch, Batches, Data
-from .._network import ALONE, UnsupportedError, cast, run, selected, structure
+from .._network import ALONE, Kept, UnsupportedError, cast, run, selected, structure
 from .._random import lent
 from .._state import State, check_model, first_names
 from ..symmetry import _graph
@@ -146,8 +146,8 @@ class _Graph:
         self, model: nn.Module, state: State, batch: Batch, task: Task, symmetry: Symmetry
     ) -> None:
         self.exported = _exported(model, state, batch, task)
-        self.first = first_names(model)
-        self.labels = _Labels.of(self.exported, self.first, symmetry)
+        with _alike(state):  # what comes from constants alone is computed, or drawn
+            self.labels = _Labels.of(self.exported, first_names(model), symmetry)
         self.places = self.labels.places(symmetry)
 
     def run(self, state: State, batch: Batch, number: int) -> None:
@@ -325,17 +325,23 @@ def _is_weight(x: Any) -> bool:
 
 def _exported(model: nn.Module, state: State, batch: Batch, task: Task) -> ExportedProgram:
     """The graph of a network for a batch, in the precision of a state."""
-    first = first_names(model)
+    first, kept = first_names(model), Kept(model)
     own = {k: v.clone() for k, v in state.items() if first.get(k, k) == k}
-    # what does not fit, a run says in a sentence and an export in a hundred lines
-    with torch.no_grad(), _alike(state):
-        run(_network(model, state, task), own, *_given(state, batch))
     try:
-        with ALONE, _alike(state), warnings.catch_warnings():
+        # what does not fit, a run says in a sentence and an export in a hundred lines
+        with torch.no_grad(), _alike(state):
+            run(_network(model, state, task), own, *_given(state, batch))
+        return _export(_network(model, state, task), *_given(state, batch))
+    finally:
+        kept.forget()  # a hook may write into the model itself, not into our copy
+
+
+def _export(network: nn.Module, arguments: Any, named: Any) -> ExportedProgram:
+    try:
+        with ALONE, warnings.catch_warnings():
             # what a module keeps for later is no concern of the graph
             warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
-            network, given = _network(model, state, task), _given(state, batch)
-            return torch.export.export(network, *given, strict=False)
+            return torch.export.export(network, arguments, named, strict=False)
     except Exception as error:
         told = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise UnsupportedError(
