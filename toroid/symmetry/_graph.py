@@ -180,9 +180,7 @@ def trace(
     start = _placeholders(exported, first)
     _complex(result, exported, strict)
     try:
-        # numbers that it draws without an input are a constant, and not from the caller's generator
-        with same_noise():
-            outputs = _walk(result, exported.graph_module, start, strict)
+        outputs = _walk(result, exported.graph_module, start, strict)
     except UnsupportedError as error:
         advice = computed_weights(model)
         if not advice:
@@ -278,7 +276,8 @@ def _call(result: Trace, node: Node, values: dict[Node, Any], strict: bool) -> A
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: result.current(values[n]))
     labels, weights = _find(Label, (args, kwargs)), _find(Weight, (args, kwargs))
     if not labels and not weights and not _find(GraphModule, args):
-        return node.target(*args, **kwargs)  # type: ignore[operator]  # constants only
+        with same_noise():  # constants only
+            return node.target(*args, **kwargs)  # type: ignore[operator]
     try:
         if _find(GraphModule, args):
             inner, start = _inner(args)
