@@ -533,6 +533,10 @@ def test_a_mask_of_infinite_numbers_stays_as_it_is():
     assert torch.equal(toroid.log(a, b, symmetry)["mask"], torch.zeros(5, 5).double())
     reached = toroid.exp(a, toroid.log(a, b, symmetry), symmetry)
     assert gap(finite(reached), finite(b)) < 1e-9
+    for method in ("sequential", "coordinate", "activation"):
+        how = {"model": models[0], "inputs": WORDS} if method == "activation" else {}
+        again = toroid.align(b, to=a, symmetry=symmetry, method=method, **how).state
+        assert toroid.same_function(models[0], b, again, WORDS, tolerance=1e-10)
     planes = [toroid.plane(s, models[0], data, points=2, symmetry=y).loss for s, y in (
         (raw, None), ([a, b, c], symmetry), (raw[0], None), (a, symmetry),
     )]  # fmt: skip

@@ -147,7 +147,7 @@ def align(
     (Ainsworth et al. 2023).
 
     ``"activation"`` matches the correlations of the units' values over data, where they are made
-    and where they are read.
+    and where they are read. Groups whose values are not seen are matched by their weights.
 
     With `balanced` the networks' rescalings of least norm are compared (`balance`), whatever the
     scales of those that are given: on the torus all units are of one length, and an idle one counts
@@ -197,7 +197,7 @@ def align(
     check_pair(state, to)
     check_state(state, symmetry)
     for s in (state, to):
-        check_finite(s)
+        check_finite(s, symmetry.parameters)
     restarts, seed = check_whole("restarts", restarts, 0), check_whole("seed", seed)
     for name, flag in (("balanced", balanced), ("turns", turns)):
         check_flag(name, flag)
