@@ -58,7 +58,7 @@ def _slopes(loss: Tensor, weights: Weights, create_graph: bool = False) -> Weigh
     return dict(zip(weights, found, strict=True))
 
 
-class Smooth(TorchFunctionMode):
+class _Smooth(TorchFunctionMode):
     """An operation that torch differentiates once is written in those that it does twice."""
 
     def __torch_function__(
@@ -235,7 +235,7 @@ class _Loss:
         Backwards into every leaf: asked for the weights alone, torch passes by an operation that
         has no second derivative, and calls the Hessian 0.
         """
-        with self.leaves() as weights, Smooth():
+        with self.leaves() as weights, _Smooth():
             slopes = _slopes(self.mean(weights, batch), weights, create_graph=True)
             total = torch.stack([(s * vector[k]).sum() for k, s in slopes.items()]).sum()
             if total.requires_grad:  # else the loss is linear
@@ -359,7 +359,8 @@ def hessian(
 
     Raises:
         UnsupportedError: If torch cannot differentiate an operation of the network twice.
-        ValueError: As `evaluate`, if `draws` is below 2, or if there are not so many eigenvalues.
+        ValueError: As `evaluate`, if `draws` is below 2, if there are not so many eigenvalues, or
+            if the loss has no gradient or no finite one.
 
     Example:
         >>> import torch, toroid
