@@ -121,7 +121,7 @@ def bend(
     for state in (a, b, *([] if middle is None else [middle])):
         check_model(state, model)
         check_pair(a, state)
-        check_finite(state)
+        check_finite(state, {name for name, _ in model.named_parameters()})
     check_generator(generator)
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both

@@ -81,13 +81,6 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def _number(name: str, value: Any, **limits: bool) -> float:
-    try:
-        return check_number(name, value, **limits)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; it must be a number") from None
-
-
 def _check_finite(found: Any, what: str) -> None:
     if not np.isfinite(found).all() if isinstance(found, float) else not found.isfinite().all():
         raise ValueError(
@@ -107,7 +100,7 @@ class _Loss:
     ) -> None:
         check_model(state, model)
         check_whole("batch_size", size, 1)
-        self.factor, self.task = _number("factor", factor), checked_task(task)
+        self.factor, self.task = check_number("factor", factor), checked_task(task)
         names = [k for k, p in model.named_parameters() if p.is_floating_point() or p.is_complex()]
         self.complex = {k for k in names if state[k].is_complex()}
         with torch.inference_mode(False):  # of a state from there we take copies
@@ -374,7 +367,7 @@ def hessian(
     """
     if check_whole("draws", draws) < 2:
         raise ValueError(f"draws is {draws}; a standard error takes at least 2")
-    if _number("tolerance", tolerance) < 0:
+    if check_number("tolerance", tolerance) < 0:
         raise ValueError(f"tolerance is {tolerance}; it must be 0 or positive")
     loss = _Loss(state, model, data, task, factor, batch_size)
     operator = loss.operator
@@ -563,7 +556,7 @@ def sharpness(
         >>> sharpness(model.state_dict(), model, train) > 0
         True
     """
-    _number("radius", radius, positive=True)
+    check_number("radius", radius, positive=True)
     loss = _Loss(state, model, data, task, factor, batch_size)
     sizes = {k: v.abs() if adaptive else torch.ones_like(v) for k, v in loss.weights.items()}
     slope = {k: sizes[k] * v for k, v in loss.gradient().items()}
