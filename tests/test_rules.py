@@ -404,6 +404,13 @@ KINDS = {
         Apply(diagonal, i=nn.Linear(5, 6), o=nn.Linear(6, 3), decay=parameter(6, 4),
               b=parameter(6, 4), c=parameter(6, 4)),
         torch.zeros(2, 3, 5), [6, 4, 4, 4, 4, 4, 4]),
+    "a maximum of sums": lambda: (
+        Apply(lambda m, x: m.b(torch.stack([torch.stack([m.a(x), m.c(x)]).relu().sum(0),
+                                            m.d(x).relu()]).amax(0)),
+              **{k: nn.Linear(5, 6) for k in "acd"}, b=nn.Linear(6, 3)), X, [6]),
+    "maxout of maxout": lambda: (
+        Apply(lambda m, x: m.b(m.a(x).view(-1, 2, 2, 3).amax(3).amax(2)), a=nn.Linear(5, 12),
+              b=nn.Linear(2, 3)), X, [3, 3, 3, 3]),
     "maxout": lambda: (pieces(lambda h: h.view(-1, 4, 3).amax(2)), X, [4, 3, 3, 3, 3]),
     "maxout by a pool": lambda: (
         pieces(lambda h: F.max_pool1d(h[:, None], 3)[:, 0]), X, [4, 3, 3, 3, 3]),
