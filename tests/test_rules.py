@@ -224,6 +224,12 @@ def again(x, u, v):
     return h
 
 
+def ones(x, u, v):
+    h = torch.ones(len(x), 16).to(x)
+    h[:, :8] = u
+    return torch.cat([h[:, :8] * h[:, 8:], v], 1)
+
+
 def inputs(x, u, v):
     h = torch.cat([u, v], 1)
     h[:, 8:13] = x
@@ -404,6 +410,13 @@ KINDS = {
         Apply(diagonal, i=nn.Linear(5, 6), o=nn.Linear(6, 3), decay=parameter(6, 4),
               b=parameter(6, 4), c=parameter(6, 4)),
         torch.zeros(2, 3, 5), [6, 4, 4, 4, 4, 4, 4]),
+    "a maximum of sums": lambda: (
+        Apply(lambda m, x: m.b(torch.stack([torch.stack([m.a(x), m.c(x)]).relu().sum(0),
+                                            m.d(x).relu()]).amax(0)),
+              **{k: nn.Linear(5, 6) for k in "acd"}, b=nn.Linear(6, 3)), X, [6]),
+    "maxout of maxout": lambda: (
+        Apply(lambda m, x: m.b(m.a(x).view(-1, 2, 2, 3).amax(3).amax(2)), a=nn.Linear(5, 12),
+              b=nn.Linear(2, 3)), X, [3, 3, 3, 3]),
     "maxout": lambda: (pieces(lambda h: h.view(-1, 4, 3).amax(2)), X, [4, 3, 3, 3, 3]),
     "maxout by a pool": lambda: (
         pieces(lambda h: F.max_pool1d(h[:, None], 3)[:, 0]), X, [4, 3, 3, 3, 3]),
@@ -432,6 +445,10 @@ KINDS = {
     "places that are assigned": lambda: (assigned(places), X, [8, 8]),
     "an index that is added": lambda: (assigned(added), X, [8, 8]),
     "slices that are assigned again": lambda: (assigned(again), X, [8]),
+    "a slice of ones": lambda: (assigned(ones), X, [8, 8]),
+    "a weight times columns of a constant": lambda: (
+        Apply(lambda m, x: m.b((x @ (m.w * (torch.arange(6) % 2 + 1.0))).relu()),
+              w=parameter(5, 6), b=nn.Linear(6, 3)), X, [3, 3]),
     "a slice of the input": lambda: (assigned(inputs), X, [8, 3]),
     "pairwise_distance": lambda: (
         met(lambda m, u, v: F.pairwise_distance(u, v, keepdim=True)), X, [6]),

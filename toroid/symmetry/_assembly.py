@@ -42,6 +42,7 @@ def assemble(trace: Trace) -> Symmetry:
     found = _signatures(trace, builder, colours)
     parts = _parts(trace, unit)
     _hold_single(parts, found, unit)
+    _flatten(parts, found)
     around: dict[int, set[int]] = defaultdict(set)  # unit -> the sets it is inside
     for whole, inside in parts.items():
         for part in inside:
@@ -320,6 +321,23 @@ def _hold_single(
             return
 
 
+def _flatten(parts: dict[int, tuple[int, ...]], found: Mapping[int, Places]) -> None:
+    """Sets of sets are sets of all that is inside, if no two parts of one are alike."""
+    flat = {
+        whole: tuple(dict.fromkeys(x for u in inside for x in (u, *parts.get(u, ()))))
+        for whole, inside in parts.items()
+    }
+    nested = {u for inside in parts.values() for u in inside if u in parts}
+    for whole in (whole for whole, inside in parts.items() if not nested.isdisjoint(inside)):
+        seen = [found[u] for u in flat[whole] if u in found]
+        if len({*seen}) < len(seen) or whole in nested:
+            return
+    for whole in parts.keys() - nested:
+        parts[whole] = flat[whole]
+    for whole in nested:
+        del parts[whole]
+
+
 def _sets(
     parts: dict[int, tuple[int, ...]],
     around: dict[int, set[int]],
@@ -340,7 +358,9 @@ def _sets(
         inside = parts[wholes[0]]
         everything = [*wholes, *inside]
         # a set with a fixed part cannot move; sets inside sets are left as they are
-        if any(u < 0 or u in unit.reasons for u in everything) or any(around[w] for w in wholes):
+        if any(u < 0 or u in unit.reasons for u in everything):
+            continue
+        if any(around[w] for w in wholes) or any(u in parts for u in inside):
             continue
         # a set that stays may hold one unit of each: who takes its place is inside it too; but a
         # part that another set holds that can move would be torn out of it

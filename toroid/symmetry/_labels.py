@@ -376,7 +376,7 @@ class Trace:
         if memory.data_ptr() not in self.written:
             whole = x.as_strided((memory.nbytes() // x.element_size(),), (1,), 0)
             labels = self.constant(torch.zeros_like(whole) if empty else whole)
-            self.written[memory.data_ptr()] = whole, labels
+            self.written[memory.data_ptr()] = whole, labels.map(Tensor.contiguous)
         return self.current(x)
 
     def current(self, x: Any) -> Any:
@@ -422,13 +422,13 @@ class Trace:
         rest = [d for d in range(units.dim()) if d not in moving]
         for d in range(units.dim()):
             numbers = numbers if varies(numbers, d) else numbers.narrow(d, 0, 1)
-        rows = numbers.permute(*moving, *rest).flatten(len(moving))  # (moving…, places)
+        rows = numbers.permute(*moving, *rest)[..., None].flatten(len(moving))  # (moving…, places)
         flat = rows.flatten(0, len(moving) - 1)
         flat = bits(torch.view_as_real(flat).flatten(1)) if flat.is_complex() else flat
         colours = flat.unique(dim=0, return_inverse=True)[1].view(rows.shape[: len(moving)])
         for d in rest:
             units = units.narrow(d, 0, 1)
-        units = units.permute(*moving, *rest).flatten(len(moving))[..., 0]
+        units = units.permute(*moving, *rest)[..., None].flatten(len(moving))[..., 0]
         self.coloured.append((units.flatten(), colours.expand(units.shape).flatten()))
 
     def use(self, *labels: Label) -> None:
