@@ -309,3 +309,28 @@ def test_integers_are_not_rescaled():
             call()
     moved = toroid.permute(state, {"0": torch.tensor([2, 0, 1])}, TURNING)
     assert torch.equal(moved["0.weight"], state["0.weight"][[2, 0, 1]])
+
+
+class Counting(nn.Module):
+    """A network with a parameter of integers, which no path and no noise moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.times = nn.Parameter(torch.tensor([2]), requires_grad=False)
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x))) * self.times
+
+
+def test_a_parameter_of_integers_stays_where_it_is():
+    model = Counting().double()
+    symmetry = toroid.find_symmetries(model, X[:2])
+    state = toroid.normalize(model.state_dict(), symmetry)
+    for how in ({}, {"symmetry": symmetry}):
+        energy = toroid.local_energy(state, model, DATA, sigma=0.0, draws=2, **how)
+        assert energy["energy"].item() == 0
+    measures = (toroid.sharpness, toroid.fisher_rao, lambda *a: toroid.hessian(*a).trace)
+    assert all(np.isfinite(measure(state, model, DATA)) for measure in measures)
+    ends = state, toroid.normalize(Counting().double().state_dict(), symmetry)
+    assert torch.equal(toroid.Geodesic(*ends, symmetry)(0.5)["times"], state["times"])

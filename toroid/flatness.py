@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Data
-from ._state import State, check_choice, check_model, check_whole
+from ._state import State, check_choice, check_model, check_whole, inexact
 from .evaluation import Evaluation, Evaluator
 from .symmetry import Symmetry
 from .tasks import Task, classification
@@ -89,7 +89,7 @@ def local_energy(
         if symmetry is None:
             raise ValueError("noise on the torus needs a symmetry, from find_symmetries")
         torus = Torus.at_edge(symmetry, bias, state)
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, p in model.named_parameters() if inexact(p)]
     evaluator = Evaluator(model, Evaluation.of(**how), task)
     batches = evaluator.batches(data)
     others = None if refresh is None else evaluator.batches(refresh)
