@@ -55,10 +55,12 @@ def _of_windows(
 ) -> Label | None:  # fmt: skip
     """A pool of units that lie at its places: each window of them is a set.
 
-    None if it is no such pool, or its windows overlap, have gaps or reach over an edge.
+    None if it is no such pool, or its windows overlap, have gaps, hold one place or reach over an
+    edge.
     """
     front, shape = len(x.shape) - dims, shape_of(node)
     gaps = "max" in operation(node) and {*tree_leaves(dilation)} != {1}
+    gaps = gaps or {*kernel} == {1}
     if gaps or any(tree_leaves(padding)) or "adaptive" in operation(node):
         return None
     sizes, steps = ([*y] * (dims // len(y)) for y in (kernel, stride or kernel))
