@@ -132,13 +132,13 @@ WRONG = {
     ),
     "rows in a list": (lambda: toroid.match([[1.0]], rows(1, 1)), "a is a list; it takes a tensor"),
     "rows that are complex": (
-        lambda: toroid.match(rows(3, 2) + 1j, rows(3, 2)), "torch.complex128 .* it takes numbers",
+        lambda: toroid.match(rows(3, 2) + 1j, rows(3, 2)), "torch.complex128; it takes numbers",
     ),
     "rows that are masks": (lambda: toroid.match(rows(3, 2) > 0, rows(3, 2)), "torch.bool"),
     "rows of two precisions": (
         lambda: toroid.match(rows(3, 2), rows(3, 2).float()), "of one precision, got torch.float64",
     ),
-    "rows elsewhere": (lambda: toroid.match(rows(3, 2), rows(3, 2).to("meta")), "on meta"),
+    "rows elsewhere": (lambda: toroid.match(rows(3, 2), rows(3, 2).to("meta")), "on the meta device"),
     "rows of nothing": (lambda: toroid.match(rows(3, 0), rows(3, 0)), r"got \(3, 0\)"),
     "rows that are not finite": (lambda: toroid.match(rows(3, 2) / 0, rows(3, 2)), "'a' contains"),
     "points of two sides": (lambda: plane(points=(3, 4)), r"points is \(3, 4\); it must be an int"),
@@ -204,7 +204,7 @@ WRONG = {
     ),
     "complex factors": (
         lambda: toroid.rescale(LINEAR.state_dict(), {"0": torch.ones(3) + 1j}, TURNING),
-        "torch.complex64 on cpu; it takes numbers",
+        "torch.complex64; it takes numbers",
     ),
     "no tangent": (lambda: toroid.exp(A, {}, SYMMETRY), "the tangent lacks 0.weight, 0.bias"),
     "a tangent that is no state": (lambda: toroid.exp(A, None, SYMMETRY), "not a NoneType"),

@@ -523,7 +523,7 @@ def test_bad_input(trained):
     for given in (-1, "x"):
         with pytest.raises(ValueError, match=f"tolerance is {given}|'x'; it must be"):
             toroid.hessian(state, model, data, tolerance=given)
-    with pytest.raises(ValueError, match="radius is 'x'; it must be a number"):
+    with pytest.raises(ValueError, match="radius is 'x'; it must be a positive finite number"):
         toroid.sharpness(state, model, data, radius="x")
     each = toroid.Task(loss=lambda out, y: cross_entropy(out, y, reduction="none"))
     for measure in (toroid.hessian, toroid.sharpness, toroid.spectrum, toroid.fisher_rao):

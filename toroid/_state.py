@@ -266,9 +266,8 @@ def check_tensor(name: str, values: object, *, floating: bool) -> None:
     kind = "numbers: .float()" if floating else "integers: .long()"
     real = values.dtype != torch.bool and not values.is_complex() and not values.is_meta
     if not real or (not floating and values.is_floating_point()):
-        raise ValueError(
-            f"{name} is a tensor of {values.dtype} on {values.device}; it takes {kind}"
-        )
+        where = " on the meta device" if values.is_meta else ""
+        raise ValueError(f"{name} is a tensor of {values.dtype}{where}; it takes {kind}")
 
 
 def check_whole(name: str, value: object, least: int | None = None) -> int:

@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -357,7 +357,10 @@ def _network(model: nn.Module, state: State, task: Task) -> nn.Module:
 
 def _alike(state: State) -> AbstractContextManager[None]:
     """What a network draws is the same for both states, and not from the caller's generator."""
-    return lent(torch.Generator(_like(state).device).manual_seed(0))
+    device = _like(state).device
+    if device.type not in ("cpu", "cuda"):  # others have no generator that can be lent
+        return nullcontext()
+    return lent(torch.Generator(device).manual_seed(0))
 
 
 def _given(state: State, batch: Batch) -> Any:
