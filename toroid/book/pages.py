@@ -348,8 +348,9 @@ class Networks:
         how: dict[str, Any] = {"precision": "int8" if self.train.binary else "float32"}
         if "precision" in self.page.values:
             how = {"channels_last": True, "precision": self.page.values["precision"]}
-        if self.page.device == "cuda":  # a GPU waits for the next launch otherwise
-            how["batch_size"] = 2500
+        flat = all(x.dim() < 3 for x in self.model.state_dict().values())
+        if flat or self.page.device == "cuda":  # what computes waits for the next call otherwise
+            how["batch_size"] = 1000 if flat else 2500
         return Walks(self.model, self.few, self.refresh, how)
 
     def known(self, end: End, weights: str = "raw") -> dict[str, Score]:
