@@ -217,7 +217,7 @@ def test_binary_networks_count_by_their_signs(tmp_path):
     found = here.networks(take=toroid.binary.signs)
     weights = [v for k, v in found.raw["sgd", 0].items() if k.endswith("weight")]
     assert all(v.abs().eq(1).all() for v in weights)
-    assert found.walks.how == {"precision": "int8"}
+    assert found.walks.how == {"precision": "int8", "batch_size": 1000}
     plain = pages.Walks(found.model, found.few, None)
     assert found.walks.score(found.raw["sgd", 0]) == plain.score(found.raw["sgd", 0])
 
