@@ -75,6 +75,16 @@ def to_itself(m, x):
     return m.end(m.heads(m.a(x), m.b(x), m.b(x) + m.a(x))[0].mean(1))
 
 
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 6, batch_first=True)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+def without_a_flag(m, x):
+    mask = nn.Transformer.generate_square_subsequent_mask(4).to(x)
+    return m.end(m.layers(m.a(x), mask).mean(1))
+
+
 KINDS = {
     "matmul": (lambda: layers(lambda m, x: torch.relu(x @ m.a + m.b) @ m.c), VECTORS),
     "addmm": (lambda: layers(lambda m, x: torch.addmm(m.b, x, m.a).relu().mm(m.c)), VECTORS),
@@ -97,6 +107,7 @@ KINDS = {
     "rnn": (lambda: recurrent(nn.RNN, num_layers=2, bidirectional=True), WORDS),
     "cross attention": (lambda: attention(crossed), SERIES),
     "three inputs": (lambda: attention(to_itself), SERIES),
+    "causal mask": (lambda: Apply(without_a_flag, a=nn.Linear(6, 8), layers=encoder(), end=nn.Linear(8, 3)), SERIES),
 }  # fmt: skip
 
 
@@ -117,7 +128,7 @@ def by_activation(model, inputs, state, copy, symmetry, **how):
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of a checkpoint
 @pytest.mark.parametrize("kind", KINDS)
-def test_units_are_matched_wherever_they_are_made_and_read(kind):
+def test_units_are_matched_wherever_they_are_made_and_read(kind, capfd):
     make, inputs = KINDS[kind]
     model = make().double()
     state, copy, symmetry = planted(model, inputs)
@@ -126,6 +137,7 @@ def test_units_are_matched_wherever_they_are_made_and_read(kind):
     assert min(found.similarity.values()) == pytest.approx(1)
     values = Values(model, (state, copy), [inputs], toroid.tasks.classification, symmetry)
     assert all(values.known(g) for g in symmetry.groups if not symmetry.inside(g))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("function", [crossed, to_itself])

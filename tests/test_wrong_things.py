@@ -183,6 +183,16 @@ OTHERS = {
     "a forward that calls the model, compared": (
         lambda: toroid.same_function(replaced(), A, B, X), "'0' of the model has a function in",
     ),
+    "a forward that calls the model, evaluated": (
+        lambda: toroid.evaluate(A, replaced(), DATA), "'0' of the model has a function in place",
+    ),
+    "a forward that calls the model, measured": (
+        lambda: toroid.sharpness(A, replaced(), DATA), "'0' of the model has a function",
+    ),
+    "a forward that calls the model, trained": (
+        lambda: toroid.training.sgd(replaced(), DATA, epochs=1, generator=torch.Generator()),
+        "'0' of the model has a function in place",
+    ),
     "a wrapped model": (
         lambda: toroid.evaluate(A, Alone(MODEL), DATA),
         r"begin with 'inner\.', it is wrapped.*\{'inner\.' \+ k: v for",

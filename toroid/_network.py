@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -162,7 +164,12 @@ def structure(model: nn.Module) -> nn.Module:
 
     Other buffers are copied: a network may write to them, and no state takes their place. Gradients
     of embeddings are dense, as those of all else.
+
+    Raises:
+        UnsupportedError: The model cannot be copied.
+        ValueError: A copy would run on the model's own weights.
     """
+    _check_forward(model)
     state = [x for x in model.state_dict(keep_vars=True).values() if isinstance(x, Tensor)]
     shared = {id(x): x for x in (*model.parameters(), *state)}
     kept = [x for m in model.modules() for v in _own(m).values() for x in _tensors(v)]
@@ -178,6 +185,36 @@ def structure(model: nn.Module) -> nn.Module:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = False
     return network
+
+
+def _check_forward(model: nn.Module) -> None:
+    """A copy of the model runs on its own weights."""
+    modules = {id(m) for m in model.modules()}
+    for name, module in model.named_modules():
+        # a method is copied with its module, a function goes on calling those it was made with
+        function = vars(module).get("forward")
+        things = named_in(function) if inspect.isfunction(function) else []
+        if any(id(getattr(x, "__self__", x)) in modules for x in things):
+            raise ValueError(
+                f"{repr(name) + ' of the model' if name else 'the model'} has a function in place "
+                "of its forward that calls the model itself, whatever weights a copy is given: "
+                "write a subclass with that forward, or wrap the module in another one"
+            )
+
+
+def named_in(function: Any) -> list[Any]:
+    """What a function refers to outside of itself, and what the functions in it do."""
+    todo, found, seen = [function], list[Any](), set[int]()
+    while todo:
+        one = todo.pop()
+        one = getattr(one, "__func__", getattr(one, "func", one))  # of a method, of a partial
+        if inspect.isfunction(one) and id(one) not in seen:
+            seen.add(id(one))
+            with suppress(ValueError):  # of a name that has no value yet
+                names = inspect.getclosurevars(one)
+                found += [*names.nonlocals.values(), *names.globals.values()]
+                todo += names.nonlocals.values()
+    return found
 
 
 def transparent(network: nn.Module) -> bool:

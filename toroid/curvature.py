@@ -260,9 +260,7 @@ class _Loss:
             raise
         except RuntimeError as error:
             told = next(iter(str(error).splitlines()), "")
-            if not any(
-                word in told.lower() for word in ("derivative", "differentiate", "grad", "backward")
-            ):
+            if not any(word in told.lower() for word in UNDIFFERENTIATED):
                 raise
             raise UnsupportedError(
                 "the network has an operation that torch cannot differentiate, or for a Hessian "

@@ -8,7 +8,6 @@ of both states, and those are kept where units are made and where they are read.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +25,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._batches import Batch, Batches, Data
-from .._network import ALONE, Kept, UnsupportedError, cast, run, selected, structure
+from .._network import UnsupportedError, cast, run, selected, structure
 from .._random import lent
 from .._state import State, check_model, first_names
 from ..symmetry import _graph
@@ -34,6 +33,7 @@ from ..symmetry._assembly import assemble
 from ..symmetry._components import Components
 from ..symmetry._groups import Group, Symmetry
 from ..symmetry._labels import Label, Trace, Weight, varies
+from ..symmetry._reading import reading
 from ..tasks import Task, take
 
 Ints = NDArray[np.int64]
@@ -325,23 +325,18 @@ def _is_weight(x: Any) -> bool:
 
 def _exported(model: nn.Module, state: State, batch: Batch, task: Task) -> ExportedProgram:
     """The graph of a network for a batch, in the precision of a state."""
-    first, kept = first_names(model), Kept(model)
+    first = first_names(model)
     own = {k: v.clone() for k, v in state.items() if first.get(k, k) == k}
-    try:
+    with reading(model):
         # what does not fit, a run says in a sentence and an export in a hundred lines
         with torch.no_grad(), _alike(state):
             run(_network(model, state, task), own, *_given(state, batch))
         return _export(_network(model, state, task), *_given(state, batch))
-    finally:
-        kept.forget()  # a hook may write into the model itself, not into our copy
 
 
 def _export(network: nn.Module, arguments: Any, named: Any) -> ExportedProgram:
     try:
-        with ALONE, warnings.catch_warnings():
-            # what a module keeps for later is no concern of the graph
-            warnings.filterwarnings("ignore", r"(?s)The tensor attribute", UserWarning)
-            return torch.export.export(network, arguments, named, strict=False)
+        return torch.export.export(network, arguments, named, strict=False)
     except Exception as error:
         told = next(iter(str(error).strip().splitlines()), "").rstrip(".")
         raise UnsupportedError(

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import Outputs, cast, plain, run, selected, structure
 from .._state import State, check_choice, check_model, first_names
-from ._reading import arguments, check_forward, check_outputs, same_noise, settled, taken, untouched
+from ._reading import arguments, check_outputs, same_noise, settled, taken, untouched
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ def same_function(
     for state in (before, after):
         check_model(state, model)
     check_choice("output", output, ("factor", "keep"))
-    check_forward(model)
     check_outputs(outputs)
     inputs = taken(model, example)
     network = selected(structure(model), outputs)

@@ -21,7 +21,7 @@ from ._comparison import compare, each_alone
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
 from ._labels import OWN, Slot, Trace
-from ._reading import check_forward, check_outputs, taken, untouched
+from ._reading import check_outputs, taken, untouched
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
 #: the function (`toroid.symmetry._labels.OWN`).
@@ -130,7 +130,6 @@ def _check_readable(model: nn.Module, verify: bool) -> None:
                 f"{name!r} of the model is a {type(module).__name__}, a scripted or traced module "
                 "that shows no graph: put the torch.nn.Module that it was made from in its place"
             )
-    check_forward(model)
     if verify and any(x.is_meta for x in model.state_dict().values()):
         raise ValueError(
             "the model is on the meta device, without numbers to verify with: pass verify=False, "

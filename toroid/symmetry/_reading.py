@@ -8,7 +8,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import transformer
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import ALONE, Kept, cast, structure
+from .._network import ALONE, Kept, cast, named_in, structure
 from .._random import Drawing
 
 MISSING = object()
@@ -61,21 +61,6 @@ def settled(network: nn.Module, call: Callable[[], Any]) -> Kept:
         with same_noise(), torch.no_grad():
             kept.settle(call)
     return kept
-
-
-def check_forward(model: nn.Module) -> None:
-    """A copy of the model runs on its own weights."""
-    modules = {id(m) for m in model.modules()}
-    for name, module in model.named_modules():
-        # a method is copied with its module, a function goes on calling those it was made with
-        function = vars(module).get("forward")
-        things = _named(function) if inspect.isfunction(function) else []
-        if any(id(getattr(x, "__self__", x)) in modules for x in things):
-            raise ValueError(
-                f"{repr(name) + ' of the model' if name else 'the model'} has a function in place "
-                "of its forward that calls the model itself, whatever weights a copy is given: "
-                "write a subclass with that forward, or wrap the module in another one"
-            )
 
 
 def check_outputs(outputs: object) -> None:
@@ -165,7 +150,7 @@ def _containers(model: nn.Module) -> list[Any]:
     modules = [*model.modules()]
     todo: list[Any] = [*map(vars, modules)]
     for call in chain.from_iterable(map(_calls, modules)):
-        things = [*_named(call), call, getattr(call, "__self__", None)]
+        things = [*named_in(call), call, getattr(call, "__self__", None)]
         todo += things
         todo += [vars(x) for x in things if hasattr(x, "__dict__") and not inspect.ismodule(x)]
     found: dict[int, Any] = {}
@@ -180,21 +165,6 @@ def _containers(model: nn.Module) -> list[Any]:
 def _calls(module: nn.Module) -> list[Any]:
     hooks = (module._forward_pre_hooks, module._forward_hooks)
     return [module.forward, *chain.from_iterable(each.values() for each in hooks)]
-
-
-def _named(function: Any) -> list[Any]:
-    """What a function refers to outside of itself, and what the functions in it do."""
-    todo, found, seen = [function], list[Any](), set[int]()
-    while todo:
-        one = todo.pop()
-        one = getattr(one, "__func__", getattr(one, "func", one))  # of a method, of a partial
-        if inspect.isfunction(one) and id(one) not in seen:
-            seen.add(id(one))
-            with suppress(ValueError):  # of a name that has no value yet
-                names = inspect.getclosurevars(one)
-                found += [*names.nonlocals.values(), *names.globals.values()]
-                todo += names.nonlocals.values()
-    return found
 
 
 @contextmanager
