@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,14 +55,20 @@ class Drawing(TorchDispatchMode):
         self.generator = generator
         self.others: dict[torch.device, torch.Generator] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch puts its compiler, whose import takes seconds, between it and us."""
+        return False
+
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run an operation, with the generator if it draws."""
         kwargs = kwargs or {}
+        if not _draws(operation) or kwargs.get("generator") is not None:
+            return operation(*args, **kwargs)
         device = _device(args, kwargs)
-        draws = torch.Tag.nondeterministic_seeded in operation.tags and device.type != "meta"
-        if not draws or kwargs.get("generator") is not None:
+        if device.type == "meta":
             return operation(*args, **kwargs)
         generator = self._on(device)
         if any(argument.name == "generator" for argument in operation._schema.arguments):
@@ -76,6 +83,11 @@ class Drawing(TorchDispatchMode):
         if device not in self.others:
             self.others[device] = torch.Generator(device).manual_seed(seed(self.generator))
         return self.others[device]
+
+
+@cache
+def _draws(operation: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in operation.tags
 
 
 def _device(args: Any, kwargs: Any) -> torch.device:
