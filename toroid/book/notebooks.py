@@ -27,14 +27,11 @@ from PIL import Image
 from .._files import DamagedError, read_json, write, write_json
 from ..minimizers import Minimizer, grid
 from ..training import SETTINGS, Checkpoint, Settings
-from .parameters import ParameterError, declared, path_of, read, root, source, validate
+from .parameters import PLACES, ParameterError, declared, path_of, read, root, source, validate
 
 __all__ = [
     "Parts", "described", "figures", "fresh", "glue", "pairs", "run", "run_info", "stamp", "title",
 ]  # fmt: skip
-
-#: Parameters that change where a run reads and writes and how fast it is, not what it finds.
-PLACES = ("results", "store", "n_jobs")
 
 
 def stamp(name: str) -> str:
@@ -47,7 +44,7 @@ def stamp(name: str) -> str:
     for cell in cells:
         digest.update(cell.encode() + b"\0")
     for module, text in _reached(cells).items():
-        digest.update(f"{module}\0{_code(text)}\0".encode())
+        digest.update(f"{module}\0{_parsed(text)[0]}\0".encode())
     runs = "*" if name == "claims" else f"{name}.*"
     for path in sorted((root() / "book" / "reference").glob(f"{runs}/*.*")):
         digest.update(path.relative_to(root()).as_posix().encode() + b"\0" + path.read_bytes())
@@ -55,8 +52,11 @@ def stamp(name: str) -> str:
 
 
 @cache  # pages have most modules in common
-def _code(text: str) -> str:
-    return _shape(ast.parse(text))
+def _parsed(text: str) -> tuple[str, list[ast.Import | ast.ImportFrom]]:
+    """What a module says, and what it imports."""
+    tree = ast.parse(text)
+    imports = [x for x in ast.walk(tree) if isinstance(x, (ast.Import, ast.ImportFrom))]
+    return _shape(tree), imports
 
 
 def _reached(cells: Iterable[str]) -> dict[str, str]:
@@ -76,14 +76,13 @@ def _reached(cells: Iterable[str]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-@cache
 def _imported(text: str, package: str) -> list[str]:
     """The modules that a module of `package` may import: each name could be one."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in _parsed(text)[1]:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
             base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
@@ -97,13 +96,14 @@ def _shape(node: Any) -> str:
         return f"[{' '.join(map(_shape, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = dict(ast.iter_fields(node))
+    # whether a name is read or written, its place says
+    fields: dict[str, Any] = {k: getattr(node, k, None) for k in node._fields if k != "ctx"}
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = fields["body"][1:]
     if isinstance(node, ast.JoinedStr):  # some versions end a format with an empty string
         fields["values"] = [x for x in node.values if getattr(x, "value", None) != ""]
-    parts = [f"{k}={_shape(v)}" for k, v in fields.items() if v not in (None, [])]
+    parts = [f"{k}={_shape(v)}" for k, v in fields.items() if v is not None and v != []]
     return f"{type(node).__name__}({' '.join(parts)})"
 
 

@@ -29,6 +29,8 @@ __all__ = [
     "validate",
 ]  # fmt: skip
 
+#: Parameters that change where a run reads and writes and how fast it is, not what it finds.
+PLACES = ("results", "store", "n_jobs")
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool}
 _MORE = r"(?:; (?:not (?P<never>\S+)|(?P<least>two|three) or more))?\)$"
 _RANGE = re.compile(r"\((\S+) to ([^\s;]+)" + _MORE)

@@ -13,7 +13,7 @@ import pandas as pd
 from .. import data
 from .._files import write
 from .claims import TITLES, Run
-from .parameters import declared, preset, presets, root
+from .parameters import PLACES, declared, preset, presets, root
 
 __all__ = [
     "Kept", "anywhere", "command", "keep", "kept", "label_of", "reference", "replace", "runs",
@@ -24,7 +24,8 @@ __all__ = [
 def keep(notebook: Path, title: str) -> Path:
     """Keep the numbers of a run, and where they come from, in ``book/reference/``.
 
-    A run that was kept under this name before is replaced.
+    All its parameters are kept, since defaults may change. A run that was kept under this name
+    before is replaced.
 
     Args:
         notebook: A notebook that was run; its CSV files are where its ``results`` says.
@@ -37,10 +38,11 @@ def keep(notebook: Path, title: str) -> Path:
     folder = root() / "book" / "reference" / f"{notebook.stem}.{title}"
     given = info["parameters"]
     results = given.get("results", notebook.parent)
-    defaults = {key: p.default for key, p in declared(notebook.stem).items()}
-    if name := {**defaults, **given}.get("dataset"):
+    defaults = {k: p.default for k, p in declared(notebook.stem).items() if k not in PLACES}
+    values = defaults | given
+    if name := values.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
-    info["parameters"] = anywhere(given)
+    info["parameters"] = anywhere(values)
     text = json.dumps(info, indent=1) + "\n"
     replace(folder, [*Path(results).glob("*.csv")], {"provenance.json": text})
     return folder
