@@ -854,7 +854,7 @@ def test_the_answers_say_what_holds_what_in_part_what_does_not_and_what_is_open(
     )
     assert partly == "What holds in part: nothing."
     assert against == "What does not hold: nothing."
-    start = "What is open, for the precondition in brackets: C5 on large (3 pairs of each kind ("
+    start = "What is open, for the precondition in brackets, at least: C5 on large (3 pairs of each"
     assert unknown.startswith(start)
     assert "), not reproduced by the test alone: between flat minima" in unknown
     assert unknown.endswith("; C6 (a kept run).")
@@ -871,7 +871,10 @@ def test_the_largest_run_is_told_whatever_it_misses():
     told = claims.answers({"C5": claims.decide("C5", [small, lacking, last])})
     assert "C5 on small: " in told[1] + told[2]
     assert "C5 on last: " in told[1] + told[2]  # the last one is of another data set
-    assert "C5 on large (training errors of the networks (not kept), and 1 more), " in told[3]
+    assert "C5 on large (training errors of the networks (not kept)), " in told[3]
+    decided = claims.decide("C5", [small, lacking, last])
+    told = claims.answers(dict.fromkeys(("C2", "C4", "C5"), decided))
+    assert "C2, C4 and C5 on large (training errors of the networks (not kept)), C2 " in told[3]
 
 
 def test_a_claim_that_holds_says_what_its_words_do_not():

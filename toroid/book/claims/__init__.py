@@ -251,27 +251,32 @@ def answers(decided: Mapping[str, Decided]) -> list[str]:
         A sentence of each kind; where there is nothing of a kind, it says so.
     """
     said: dict[str, list[str]] = {word: [] for word in WORDS}
+    lacking: dict[tuple[str, str], dict[str, Verdict]] = {}  # by run and precondition
     for name, found in decided.items():
         if CLAIMS[name].kind != "empirical":
             continue
-        if found.run is None:
-            said[UNDECIDED].append(f"{name} ({found.verdict.missing[0]})")
-            continue
-        said[found.verdict.word].append(_told(name, found.run, found.verdict))
-        for run, verdict in _beside(found):
-            said[verdict.word].append(_found(name, run, verdict))
+        for run, verdict in [(found.run, found.verdict), *_beside(found)]:
+            if run is None or verdict.missing:
+                where = f" on {run.label}" if run else ""
+                lacking.setdefault((where, verdict.missing[0]), {})[name] = verdict
+            else:
+                tell = _told if run is found.run else _found
+                said[verdict.word].append(tell(name, run, verdict))
+    said[UNDECIDED] = [_open(*what, verdicts) for what, verdicts in lacking.items()]
     return [
         f"{start} {'; '.join(said[word]) or 'nothing'}."
         for start, word in (
             ("What holds:", REPRODUCED), ("What holds in part:", PARTLY),
             ("What does not hold:", NOT),
-            ("What is open, for the precondition in brackets:", UNDECIDED),
+            ("What is open, for the precondition in brackets, at least:", UNDECIDED),
         )
     ]  # fmt: skip
 
 
 def _beside(found: Decided) -> list[tuple[Run, Verdict]]:
     """The largest run, whatever it misses, and the last one, if not decisive."""
+    if not found.all:
+        return []
     largest = max(found.all, key=lambda pair: _sizes(pair[0]))
     several = [largest, *(found.all[-1:] if found.all[-1] is not largest else [])]
     return [pair for pair in several if pair[0] is not found.run]
@@ -286,13 +291,20 @@ def _told(name: str, run: Run, verdict: Verdict) -> str:
 
 
 def _found(name: str, run: Run, verdict: Verdict) -> str:
-    """What a run found, and what it lacks for a verdict."""
-    if not verdict.missing:
-        return f"{name} on {run.label}: {_within(verdict.evidence)}"
-    more = f", and {n} more" if (n := len(verdict.missing) - 1) > 0 else ""
-    alone = f", {verdict.regardless} by the test alone" if verdict.regardless else ""
-    told = f": {_within(verdict.evidence)}" if verdict.regardless == NOT else ""
-    return f"{name} on {run.label} ({verdict.missing[0]}{more}){alone}{told}"
+    """What a run found."""
+    return f"{name} on {run.label}: {_within(verdict.evidence)}"
+
+
+def _open(where: str, lacks: str, verdicts: Mapping[str, Verdict]) -> str:
+    """What a run lacks for a verdict of some claims, and what their tests say alone."""
+    *before, last = verdicts
+    told = f"{', '.join(before)} and {last}" if before else last
+    told += f"{where} ({lacks})"
+    for name, verdict in verdicts.items():
+        if verdict.regardless:
+            found = f": {_within(verdict.evidence)}" if verdict.regardless == NOT else ""
+            told += f", {f'{name} ' if before else ''}{verdict.regardless} by the test alone{found}"
+    return told
 
 
 def _within(sentence: str) -> str:
