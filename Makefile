@@ -14,7 +14,7 @@ zip pdf: .venv/installed
 
 test: .venv/installed
 	$(PYTEST) tests toroid --durations=10
-	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env
+	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env --no-loadscope-reorder
 
 quick-test: .venv/installed
 	$(PYTEST) tests toroid -x --ignore tests/test_site.py

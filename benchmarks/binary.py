@@ -48,9 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=1000, help="images at a time")
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--networks", type=int, default=len(SIZES), help="the first so many")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    rows = [measure(*size, arguments.batch, arguments.repeats) for size in SIZES]
+    sizes = SIZES[: arguments.networks]
+    rows = [measure(*size, arguments.batch, arguments.repeats) for size in sizes]
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
 
 

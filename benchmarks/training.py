@@ -43,13 +43,13 @@ def random_data(count):
     return data, data.take(count // 4)
 
 
-def plain(model, train, epochs, seed):
+def plain(model, train, epochs, batch, seed):
     """What one writes first."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), 0.02, 0.9, nesterov=True, weight_decay=5e-4)
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(
-        TensorDataset(train.images, train.labels), 128, True, generator=generator, drop_last=True
+        TensorDataset(train.images, train.labels), batch, True, generator=generator, drop_last=True
     )
     for _ in range(epochs):
         for images, labels in loader:
@@ -60,7 +60,7 @@ def plain(model, train, epochs, seed):
     return model.state_dict()
 
 
-def ways(architecture, width, train, epochs):
+def ways(architecture, width, train, epochs, batch):
     """By name: what returns the trained states."""
 
     def models():
@@ -74,19 +74,21 @@ def ways(architecture, width, train, epochs):
     def generators():
         return [torch.Generator().manual_seed(seed) for seed in SEEDS]
 
+    options = {"epochs": epochs, "lr": 0.02, "batch_size": batch}
+
     def alone(precision="float32"):
         return [
-            sgd(m, train, generator=g, epochs=epochs, lr=0.02, precision=precision).state
+            sgd(m, train, generator=g, precision=precision, **options).state
             for m, g in zip(models(), generators(), strict=True)
         ]
 
     def together():
-        options = {"epochs": epochs, "lr": 0.02, "stacked": True}
-        return [t.state for t in sgd_many(models(), train, generators=generators(), **options)]
+        found = sgd_many(models(), train, generators=generators(), stacked=True, **options)
+        return [trained.state for trained in found]
 
     return {
         "plain": lambda: [
-            plain(m, train, epochs, s) for m, s in zip(models(), SEEDS, strict=True)
+            plain(m, train, epochs, batch, s) for m, s in zip(models(), SEEDS, strict=True)
         ],
         "one by one": alone,
         "stacked": together,
@@ -102,12 +104,12 @@ def work(architecture, width, train):
     return counter.get_total_flops() / 2
 
 
-def measure(architecture, width, data, epochs, repeats, peaks):
+def measure(architecture, width, data, epochs, batch, repeats, peaks):
     """One row for each way."""
     train, test = data
     seconds, states = {}, {}
     for _ in range(repeats):
-        for name, way in ways(architecture, width, train, epochs).items():
+        for name, way in ways(architecture, width, train, epochs, batch).items():
             took, states[name] = clock(way, train.images.device.type)
             seconds.setdefault(name, []).append(took)
     model = toroid.models.build(architecture, train.shape, train.classes, width)
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="random", help="random, or as toroid.data.load")
     parser.add_argument("--images", type=int, default=1024, help="training images")
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=128, help="images in a step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--networks", nargs="*", default=[name for name, _ in NETWORKS])
     parser.add_argument("--width", type=float, help="of all networks, instead of each its own")
@@ -142,12 +145,13 @@ def main() -> None:
     else:
         data = toroid.data.load(arguments.dataset, subset=arguments.images)
     data = [part.to(device) for part in data]
-    peaks = {kind: peak(kind, device, 128) for kind in ("float32", "bfloat16")}
+    peaks = {kind: peak(kind, device, arguments.batch) for kind in ("float32", "bfloat16")}
     rows = []
     for architecture, width in NETWORKS:
         if architecture in arguments.networks:
             size = width if arguments.width is None else arguments.width
-            rows += measure(architecture, size, data, arguments.epochs, arguments.repeats, peaks)
+            how = arguments.epochs, arguments.batch, arguments.repeats
+            rows += measure(architecture, size, data, *how, peaks)
     print(f"{len(SEEDS)} networks, {len(data[0])} images, {device}, torch {torch.__version__}")
     print("peak of convolutions, GFLOP/s:", {k: round(v / 1e9, 1) for k, v in peaks.items()})
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))

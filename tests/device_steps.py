@@ -41,7 +41,7 @@ def close(here, away):
 @cache
 def both():
     """Two states, a network and training data, here and elsewhere; and the symmetry."""
-    train = toroid.data.load("digits")[0].take(60)
+    train = toroid.data.load("digits")[0].take(40)
     symmetry = toroid.find_symmetries(network(), train.images[:2])
     states = [toroid.normalize(network(seed).state_dict(), symmetry) for seed in (1, 2)]
     here = states, network(), train

@@ -78,7 +78,10 @@ def dispatch(operation, args, kwargs):
     """Run an operation on the tensors inside; what comes out is where it must be."""
     leaves = tree_leaves((args, kwargs))
     named = kwargs.get("device")
-    there = is_there(named) if named is not None else any(isinstance(x, Elsewhere) for x in leaves)
+    mine = any(isinstance(x, Elsewhere) for x in leaves)
+    there = is_there(named) if named is not None else mine
+    if not mine and not there:
+        return operation(*args, **kwargs)
     check(str(operation), leaves, there)
 
     def inside(x):

@@ -88,7 +88,7 @@ def test_the_readmes_example_runs(capsys, tmp_path, monkeypatch):
 BENCHMARKS = {
     "alignment": (["--networks", "lenet", "--repeats", "1", "--cores", "1"],
                   ["plain loop", "rebasin", "times the bound", "normalize", "GB/s"]),
-    "binary": (["--repeats", "1"], ["float32, ms", "int8, ms", "ratio"]),
+    "binary": (["--repeats", "1", "--networks", "2"], ["float32, ms", "int8, ms", "ratio"]),
     "flatness": (["--networks", "lenet", "--images", "20", "--repeats", "1", "--draws", "2"],
                  ["plain", "multiplicative", "plain torus", "last", "draws at once", "ratio"]),
     "layers": (["--network", "vgg16_bn", "--width", "0.05", "--repeats", "1", "--batches", "1"],
@@ -97,7 +97,8 @@ BENCHMARKS = {
               ["plain", "along", "channels last", "bfloat16", "points at once", "of the peak"]),
     "planted": (["--networks", "lenet", "--width", "0.2", "--seeds", "1", "--noise", "0"],
                 ["sequential, torus", "activation", "and scale", "outputs off"]),
-    "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits"],
+    "training": (["--networks", "mlp", "--width", "0.05", "--repeats", "1", "--dataset", "digits",
+                  "--images", "40", "--batch", "10"],
                  ["plain", "one by one", "stacked", "bfloat16", "images/s", "of the peak", "test error"]),
 }  # fmt: skip
 
