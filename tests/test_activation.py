@@ -10,7 +10,7 @@ from networks import Apply, gap, network, random_element, random_signs, random_s
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from toroid.alignment._values import Values
+from toroid.alignment._values import Values, centred
 
 VECTORS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).double()
 SERIES = torch.randn(40, 4, 6, generator=torch.Generator().manual_seed(1)).double()
@@ -186,6 +186,16 @@ def test_values_that_are_the_same_on_all_data_say_nothing():
     state, copy, symmetry = planted(model, VECTORS)
     found = by_activation(model, VECTORS[:1].expand(9, -1), state, copy, symmetry)
     assert gap(found.state, state) == 0
+
+
+def test_what_rounding_leaves_of_a_constant_is_nothing():
+    same = torch.full((2, 1000), 0.1)
+    same[1, ::7] = torch.nextafter(same[1, ::7], torch.ones(()))
+    assert (same - same.mean(1, keepdim=True)).any(1).all()
+    assert not centred(same).any()
+    moving = torch.rand(2, 1000)
+    assert torch.equal(centred(moving), moving - moving.mean(1, keepdim=True))
+    assert centred(torch.full((1, 3), torch.nan)).isnan().all()  # for those who tell of it
 
 
 def test_what_is_inside_sets_without_values_waits_for_the_sets(monkeypatch):

@@ -247,7 +247,7 @@ def test_whatever_a_preset_holds_it_is_read_or_refused(text, tmp_path):
         (("bend", "-p", "subset=2000"), "subset is 2000; 'digits' has 1297 training images"),
         (("bend", "-p", "dataset=book"), "has no folder 'train'"),
         (("bend", "-p", "dataset=hidden-manifold", "-p", "arch=lenet"), "lenet of width 0.5 cannot be trained"),
-        (("flatness", "-p", "archs=mlp,vgg16_bn", "-p", "batch_sizes=1"), "vgg16_bn of width 0.5 cannot be trained on batches of 1"),
+        (("flatness", "-p", "archs=mlp,vgg16_bn", "-p", "batch_sizes=1"), "vgg16_bn of width 0.25 cannot be trained on batches of 1"),
         (("binary", "-p", "dataset=digits"), "whose numbers are not ±1; binary_mlp takes random-patterns"),
         (("binary", "-p", "dataset=digits-binary", "-p", "arch=binary_committee"), "a committee votes on 2 classes, not 10"),
         (("binary", "-p", "arch=binary_cnn"), "binary_cnn of width 1 cannot be trained"),

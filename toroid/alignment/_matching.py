@@ -20,7 +20,7 @@ from ..symmetry._elements import Element, Step
 from ..symmetry._groups import Axis, Group, Scale, Symmetry, largest, widened
 from ..tasks import Task
 from ._overlaps import Overlap, Overlaps, Similarity, assign, polar
-from ._values import Values
+from ._values import Values, centred
 
 Place = tuple[str, int, int]  # of an axis: its parameter, first dimension, dimensions
 # for each parameter and place of it the axes of the groups that are not yet matched
@@ -260,7 +260,7 @@ def _correlations(
                 f"the units of {group.name!r} compute NaN or infinite numbers on these inputs, "
                 "which are not compared; look at the inputs, or at running variances below 0"
             )
-        a, b = (x - x.mean(1, keepdim=True) for x in (a, b))
+        a, b = centred(a), centred(b)
         a, b = (a, b) if turns else (unit_length(a), unit_length(b))
         side = total.odd if odd and total.odd is not None else total.plain
         side += (a @ b.T).to(side) / len(pairs)

@@ -121,7 +121,7 @@ class Values:
     def of(self, group: Group) -> list[Pair]:
         """The values of a group's units, once for each layer that makes or reads them.
 
-        Without those that are the same on all data, which tell no unit from another.
+        Without those that are the same on all data: they tell no unit from another.
         """
         found = defaultdict(list)
         for graph in self.graphs.values():
@@ -132,7 +132,14 @@ class Values:
             Pair(odd, *(torch.cat(side, 1) for side in zip(*sides, strict=True)))
             for (_, odd), sides in found.items()
         ]
-        return [x for x in pairs if all((side != side[:, :1]).any() for side in (x.to, x.run))]
+        return [x for x in pairs if all(centred(side).any() for side in (x.to, x.run))]
+
+
+def centred(values: Tensor) -> Tensor:
+    """Less the mean of each unit, (units, numbers); 0 where nothing but rounding is left."""
+    rest = values - values.mean(1, keepdim=True)
+    rounding = torch.finfo(values.dtype).eps ** 0.75 * values.abs().amax(1, keepdim=True)
+    return torch.where(rest.abs().amax(1, keepdim=True) <= rounding, 0.0, rest)
 
 
 def _form(x: Any) -> Any:
