@@ -799,7 +799,8 @@ def test_networks_of_the_baseline_that_did_not_fit_are_in_no_mean_and_named():
     run = with_baseline(run_of(), errors, barriers=table)
     assert claims.means(run["barriers"], claims.AFTER)["SGD+"].value == pytest.approx(30)
     said = claims.shows("connectivity", run)
-    assert "leaves 30.00 (1 of its networks left out with a training error of 0.72 %)" in said
+    left_out = "(1 of its networks left out with a training error of 0.72 %)"
+    assert f"leaves 30.00 (one pair) {left_out}" in said
     assert claims.left_out([run]) == f"made up, seed {lost} with 0.72 %"
     fit = with_baseline(run_of(), [0.001] * 3, barriers=table)
     assert claims.means(fit["barriers"], claims.AFTER)["SGD+"].value == pytest.approx(60)
@@ -854,10 +855,10 @@ def test_the_answers_say_what_holds_what_in_part_what_does_not_and_what_is_open(
     )
     assert partly == "What holds in part: nothing."
     assert against == "What does not hold: nothing."
-    start = "What is open, for the precondition in brackets, at least: C5 on large (3 pairs of each"
+    start = "What is open: C5 on large, which lacks 3 pairs of each kind ("
     assert unknown.startswith(start)
     assert "), not reproduced by the test alone: between flat minima" in unknown
-    assert unknown.endswith("; C6 (a kept run).")
+    assert unknown.endswith("; C6, which lacks a kept run.")
     assert claims.answers({})[0] == "What holds: nothing."
 
 
@@ -871,10 +872,27 @@ def test_the_largest_run_is_told_whatever_it_misses():
     told = claims.answers({"C5": claims.decide("C5", [small, lacking, last])})
     assert "C5 on small: " in told[1] + told[2]
     assert "C5 on last: " in told[1] + told[2]  # the last one is of another data set
-    assert "C5 on large (training errors of the networks (not kept)), " in told[3]
+    assert "C5 on large, which lacks training errors of the networks (not kept), " in told[3]
     decided = claims.decide("C5", [small, lacking, last])
     told = claims.answers(dict.fromkeys(("C2", "C4", "C5"), decided))
-    assert "C2, C4 and C5 on large (training errors of the networks (not kept)), C2 " in told[3]
+    assert "C2, C4 and C5 on large, which lacks training errors of the networks (not" in told[3]
+
+
+def test_every_run_on_which_a_claim_fails_is_told():
+    table, failing = curved((FLAT, SHARP), (SHARP, SHARP)), curved((SHARP, SHARP), (SHARP, SHARP))
+    table.loc[table["kind"] == "RSGD-RSGD", "barrier"] = [0.001] * 3 + [0.2] * 3
+    small, middle, large, last = (
+        replace(run_of({"training images": n}, barriers=barriers), label=label)
+        for n, label, barriers in (
+            (2_000, "small", table), (4_000, "middle", failing), (60_000, "large", table),
+            (1_000, "last", table),
+        )
+    )  # fmt: skip
+    decided = claims.decide("C5", [small, middle, large, last])
+    assert [verdict.word for _, verdict in decided.all] == [REPRODUCED, NOT, REPRODUCED, REPRODUCED]
+    told = claims.answers({"C5": decided})
+    assert "C5 on middle: between flat minima" in told[2]
+    assert "small" not in " ".join(told)
 
 
 def test_a_claim_that_holds_says_what_its_words_do_not():

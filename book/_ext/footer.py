@@ -39,8 +39,10 @@ def _kept(name: str, title: str) -> nodes.paragraph:
     """A kept run: its command, how long it took, its tables."""
     folder = parameters.root() / "book" / "reference" / f"{name}.{title}"
     info = json.loads((folder / "provenance.json").read_text())
-    line = nodes.paragraph("", "", nodes.literal(text=f"toroid run {name} --preset {title}"))
-    line += nodes.Text(f" took {info['seconds']:.0f} s on {info['device']}:")
+    command = references.command(folder.name).removesuffix(" --reference")
+    line = nodes.paragraph("", "", nodes.literal(text=command))
+    took = f" took {info['seconds']:.0f} s on {info['device']}, beside networks that were there:"
+    line += nodes.Text(took)
     for path in [*sorted(folder.glob("*.csv")), folder / "provenance.json"]:
         line += [nodes.Text(" "), _download(path, folder.parent)]
     return line

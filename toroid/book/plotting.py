@@ -324,7 +324,7 @@ def _guessing(axes: NDArray[Any], chance: float | None) -> None:
     """The error of guessing in panels that share their axis: a line, or a word if it is far up."""
     if chance is None:
         return
-    if axes[0, 0].get_ylim()[1] < 30 * chance:  # a line would press the curves flat
+    if axes[0, 0].get_ylim()[1] < 50 * chance:  # a line would press the curves flat
         axes[0, 0].text(
             0.98, 0.96, f"↑ chance: {100 * chance:.0f} %", ha="right", va="top", fontsize="small",
             transform=axes[0, 0].transAxes,
@@ -440,6 +440,7 @@ def distances(table: pd.DataFrame, untrained: float | None = None) -> Figure:
     _found_and_aligned(right, table, untrained)
     left.set_ylabel("raw distance over mean norm")
     right.set_ylabel("rms angle (radians)")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -463,7 +464,6 @@ def _found_and_aligned(ax: Axes, table: pd.DataFrame, untrained: float | None = 
             label = name if x == 0 else None
             ax.plot(at, part[name], "o", color=color, mfc=face, ms=4, label=label)
     _kinds(ax, kinds)
-    ax.legend()
 
 
 @_styled
@@ -480,6 +480,7 @@ def hamming(pairs: pd.DataFrame, table: pd.DataFrame, untrained: float | None = 
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     _found_and_aligned(left, pairs, untrained)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     left.set_ylabel("share of weights that differ")
     for algorithm, part in table.groupby("algorithm", sort=False):
         color, _, mark = ALGORITHMS[str(algorithm)]

@@ -242,7 +242,8 @@ def summary(page: str, runs: Sequence[Run], claim: str | None = None) -> str:
 def answers(decided: Mapping[str, Decided]) -> list[str]:
     """The empirical claims in four sentences: what holds, in part, not, and what is open.
 
-    Beside the decisive run of a claim they tell the largest, whatever it misses, and the last one.
+    Beside the decisive run of a claim they tell the largest, whatever it misses, the last one, and
+    every one on which the claim is not reproduced.
 
     Args:
         decided: By claim, the runs of each from the smallest to the largest.
@@ -268,18 +269,18 @@ def answers(decided: Mapping[str, Decided]) -> list[str]:
         for start, word in (
             ("What holds:", REPRODUCED), ("What holds in part:", PARTLY),
             ("What does not hold:", NOT),
-            ("What is open, for the precondition in brackets, at least:", UNDECIDED),
+            ("What is open:", UNDECIDED),
         )
     ]  # fmt: skip
 
 
 def _beside(found: Decided) -> list[tuple[Run, Verdict]]:
-    """The largest run, whatever it misses, and the last one, if not decisive."""
+    """The largest run, whatever it misses, the last one, and all that the claim fails on."""
     if not found.all:
         return []
-    largest = max(found.all, key=lambda pair: _sizes(pair[0]))
-    several = [largest, *(found.all[-1:] if found.all[-1] is not largest else [])]
-    return [pair for pair in several if pair[0] is not found.run]
+    told = {id(max(found.all, key=lambda pair: _sizes(pair[0]))), id(found.all[-1])}
+    told |= {id(pair) for pair in found.all if pair[1].word == NOT}
+    return [pair for pair in found.all if id(pair) in told and pair[0] is not found.run]
 
 
 def _told(name: str, run: Run, verdict: Verdict) -> str:
@@ -299,7 +300,7 @@ def _open(where: str, lacks: str, verdicts: Mapping[str, Verdict]) -> str:
     """What a run lacks for a verdict of some claims, and what their tests say alone."""
     *before, last = verdicts
     told = f"{', '.join(before)} and {last}" if before else last
-    told += f"{where} ({lacks})"
+    told += f"{where}, which lacks {lacks}"
     for name, verdict in verdicts.items():
         if verdict.regardless:
             found = f": {_within(verdict.evidence)}" if verdict.regardless == NOT else ""

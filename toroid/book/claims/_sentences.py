@@ -112,6 +112,8 @@ def _decayed(run: Run, train: pd.DataFrame, networks: Networks) -> str:
     if "SGD+" not in left:
         return ""
     told = f"SGD with RSGD's weight decay leaves {written(left['SGD+'].value)}"
+    pairs = train.loc[train["kind"] == DECAYED_PAIRS, "pair"].nunique()
+    told += " (one pair)" if pairs == 1 else ""
     if not lost:
         return told
     most = 100 * run.unfit["train_error"].max()
@@ -196,6 +198,8 @@ def _bend(run: Run) -> list[str]:
 def _aligned(chains: pd.DataFrame) -> str:
     """Whether more chains succeed between aligned networks, and what that does not show."""
     share = (chains["chain, train"] < 1e-3).groupby(chains["alignment"]).mean()
+    if not share.any():
+        return "it does not show that there is no path, as a longer training may find one"
     if share.get("aligned", 0) > share.get("as found", 0):
         return (
             "more of them succeed between aligned networks, which does not show that the others "
@@ -219,7 +223,12 @@ def _flatness(run: Run) -> list[str]:
             f"τ = {found.tau}, without ADV {found.without}"
         )
         share = decay_share(part)
-        if share.value == share.value:
+        if share.low <= 0 and share.high >= 1:
+            clauses.append(
+                "how much of the difference between RSGD and SGD is weight decay cannot be told "
+                f"(a share of {share})"
+            )
+        elif share.value == share.value:
             clauses.append(
                 f"of the difference between RSGD and SGD a share of {share} comes with RSGD's "
                 "weight decay"
