@@ -29,9 +29,8 @@ def test_the_energy_is_the_mean_growth_of_the_error(trained, noise):
     found = toroid.local_energy(state, model, data, sigma=[0.2, 0.5], noise=noise, draws=4, seed=7)
     start = toroid.evaluate(state, model, data).error
     for row, size in enumerate([0.2, 0.5]):
-        grown = []
-        for draw in range(4):
-            generator = torch.Generator().manual_seed(7 + draw)
+        grown, generator = [], torch.Generator().manual_seed(7)
+        for _ in range(4):
             moved = {}
             for k, v in state.items():
                 z = torch.randn(v.shape, generator=generator).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import os
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -22,6 +23,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 #: Held while torch does what it cannot do in two threads at once: it exports a graph, and takes
 #: derivatives forwards.
 ALONE = threading.RLock()
+
+
+def _fresh() -> None:
+    """A forked process has none of the threads that may hold the lock."""
+    ALONE._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fresh)
 
 Outputs = Callable[[Any], Any] | None  # which part of what a model says counts; None for all
 
@@ -45,8 +55,8 @@ def cast(x: Any, like: Tensor) -> Any:
     return x.to(like, copy=True) if x.is_floating_point() else x.to(like.device, copy=True)
 
 
-#: Of networks that have run: whether they write to tensors of their state.
-_WRITING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+#: Of networks that have run: whether they write to tensors of their state; None, not so far.
+_WRITING: WeakKeyDictionary[nn.Module, bool | None] = WeakKeyDictionary()
 
 
 def run(
@@ -56,17 +66,20 @@ def run(
     """What a network says on a state; of an error of its own, what it was given.
 
     The network may write to the tensors that are its `own`; to others it does not, and one that
-    would is given copies, from its second run on.
+    would is given copies, from the next run on.
     """
     given = dict(state)
     shared = {k: v for k, v in state.items() if k not in own}
-    if _WRITING.get(network):
+    if network not in _WRITING:
+        _WRITING[network] = False if transparent(network) else None
+    if _WRITING[network]:
         given |= {k: v.clone() for k, v in shared.items()}
-    if network in _WRITING or not shared:
+    if _WRITING[network] is not None or not shared:
         return _run(network, given, inputs, named)
     with Restored(shared.values()) as seen:
         found = _run(network, given, inputs, named)
-    _WRITING[network] = bool(seen.before)
+    if seen.before:
+        _WRITING[network] = True
     return found
 
 

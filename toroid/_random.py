@@ -90,6 +90,11 @@ def _draws(operation: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in operation.tags
 
 
+def same_noise() -> Drawing:
+    """What is drawn within is the same at every run, and not from the caller's generator."""
+    return Drawing(torch.Generator().manual_seed(0))
+
+
 def _device(args: Any, kwargs: Any) -> torch.device:
     """Where an operation runs: that of its first tensor, or the one it names."""
     tensors = (x.device for x in args if isinstance(x, Tensor))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +28,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ._batches import Batch, Batches, Data, beside
-from ._network import ALONE, Kept, UnsupportedError, cast, run, structure
+from ._network import ALONE, Kept, UnsupportedError, cast, run, structure, transparent
+from ._random import same_noise
 from ._state import State, check_model, check_number, check_whole, later_names
 from .tasks import Task, checked_task, classification, mean_loss, take
 
@@ -108,6 +109,7 @@ class _Loss:
         self.weights = {k: _real(held[k]) for k in names}
         self.buffers = {k: held[k] for k in state.keys() - {*names} - later_names(model)}
         self.network = structure(model)
+        self.transparent = transparent(self.network)
         self.batches = Batches(data, task, size, model)
         self.forward = True  # as long as `torch.func` takes the network
         self.tried = False
@@ -132,10 +134,12 @@ class _Loss:
             "detach what it returns?"
         )
         try:
-            with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            with torch.inference_mode(False), torch.enable_grad(), ALONE, warnings.catch_warnings():
                 warnings.filterwarnings("error", "None of the inputs have requires_grad=True")
                 copies = {k: v.detach().requires_grad_().clone() for k, v in self.weights.items()}
-                depends = self.mean(copies, batch).requires_grad
+                outputs = self.outputs(copies, batch)
+                depends = self.judge(outputs, batch).requires_grad
+                self.fit(outputs, batch)
         except UserWarning as error:
             raise UnsupportedError(
                 "torch.utils.checkpoint with use_reentrant=True passes no gradient on to the "
@@ -158,8 +162,9 @@ class _Loss:
         """Outputs that count, times the factor."""
         like = next(iter(weights.values()))
         inputs = tree_map(partial(cast, like=like), (batch.arguments, batch.named))
-        # the other kernels of attention have no second derivative
-        with sdpa_kernel(SDPBackend.MATH):
+        # the other kernels of attention have no second derivative; the choice is the process's
+        noise = nullcontext() if self.transparent else same_noise()
+        with ALONE, sdpa_kernel(SDPBackend.MATH), noise:
             told = run(self.network, self.state(weights), *inputs, own=self.buffers)
         found = take(told, self.task.outputs)
         return tree_map(lambda x: self.factor * x if isinstance(x, Tensor) else x, found)
@@ -169,6 +174,12 @@ class _Loss:
         device = next(iter(self.weights.values())).device
         targets = tree_map(lambda x: _usual(beside(x, device)), batch.targets)
         return mean_loss(self.task, outputs, targets).reshape(())
+
+    def fit(self, outputs: Any, batch: Batch) -> None:
+        """An error of the task's where outputs and targets are not what it takes."""
+        device = next(iter(self.weights.values())).device
+        plain = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
+        self.task.error(plain, tree_map(lambda x: beside(x, device), batch.targets))
 
     def mean(self, weights: Weights, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
@@ -239,7 +250,9 @@ class _Loss:
     @contextmanager
     def leaves(self) -> Iterator[Weights]:
         """The weights, for plain backpropagation: what runs again on the way back finds them."""
-        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with (
+            torch.inference_mode(False), torch.enable_grad(), ALONE, sdpa_kernel(SDPBackend.MATH)
+        ):  # fmt: skip
             weights = {k: v.clone().requires_grad_() for k, v in self.weights.items()}
             with _reparametrize_module(self.network, self.state(weights), tie_weights=True):
                 yield weights

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils._pytree import tree_map
 
 from ._batches import Batch, Batches, Data, beside
 from ._network import Kept, measure, run, structure, transparent
+from ._random import same_noise
 from ._relu import overwrite
 from ._repair import HOW, Enough, Moments, layers, moved, watched
 from ._state import State, check_choice, check_model, first_names, later_names
@@ -170,7 +171,8 @@ class Evaluator:
     def _call(self, state: State, batch: Batch, like: Tensor) -> Any:
         inputs = tree_map(partial(self._moved, like=like), (batch.arguments, batch.named))
         once = {k: v for k, v in state.items() if k not in self.later}
-        return run(self.network, once, *inputs, own=self.buffers)
+        with nullcontext() if self.transparent else same_noise():
+            return run(self.network, once, *inputs, own=self.buffers)
 
     def _outputs(self, state: State, batch: Batch, factor: float = 1.0) -> tuple[Any, Any]:
         """Outputs that count, in the precision of the state, and targets beside them."""
@@ -243,7 +245,8 @@ class Evaluator:
             module.train()
         for done, batch in enumerate(batches, 1):
             for module in self.norms.values():
-                module.momentum = 1 / done  # the plain mean over batches
+                # the plain mean over batches, and over a module's calls in each
+                module.momentum = None if isinstance(module, _BatchNorm) else 1 / done
             self._outputs(result, batch)  # writes into result's statistics
         self.network.eval()
         return result

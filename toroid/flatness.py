@@ -100,10 +100,10 @@ def local_energy(
         return evaluator.score(point, batches).error
 
     sizes = _sizes(sigma, kind)
-    first = check_whole("seed", seed)
+    generator = torch.Generator().manual_seed(check_whole("seed", seed))
     start, grown = error(state), np.empty((len(sizes), draws))
     for draw in range(draws):
-        walk = _walk(state, names, kind, torus, torch.Generator().manual_seed(first + draw))
+        walk = _walk(state, names, kind, torus, generator)
         grown[:, draw] = [error(walk(size)) - start for size in sizes]
     spread = grown.std(1, ddof=1) / draws**0.5 if draws > 1 else np.full(len(sizes), np.nan)
     return pd.DataFrame({"sigma": sizes, "energy": grown.mean(1), "standard_error": spread})
@@ -122,6 +122,12 @@ def _sizes(sigma: float | Sequence[float], kind: str) -> list[float]:
     raise ValueError(f"sigma is {sigma!r}; it takes one or more sizes of {kind} noise, {limit}")
 
 
+def _drawn(draw: Callable[..., Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers in one precision, whatever torch's default and that of the state."""
+    kind = torch.complex64 if like.is_complex() and draw is torch.randn else torch.float32
+    return draw(like.shape, generator=generator, dtype=kind)
+
+
 def _walk(
     state: State,
     names: Sequence[str],
@@ -131,12 +137,12 @@ def _walk(
 ) -> Callable[[float], dict[str, Tensor]]:
     """From a size of the noise to the state, in one random direction."""
     if kind == "flips":
-        u = {k: torch.rand(state[k].shape, generator=generator).to(state[k].device) for k in names}
+        u = {k: _drawn(torch.rand, state[k], generator).to(state[k].device) for k in names}
         return lambda p: {
             **state,
             **{k: torch.where(v < p, -state[k], state[k]) for k, v in u.items()},
         }
-    z = {k: torch.randn(state[k].shape, generator=generator).to(state[k]) for k in names}
+    z = {k: _drawn(torch.randn, state[k], generator).to(state[k]) for k in names}
     if kind == "multiplicative":
         z = {k: v.mul_(state[k]) for k, v in z.items()}
     if torus is None:

@@ -184,7 +184,9 @@ def along(
     ends_factor = check_factor(1.0 if factor is None else factor)
     scores: dict[str, list[Score]] = {name: [] for name in several}
     for t in tqdm(places if known is None else places[1:-1], disable=not progress, leave=False):
-        state = fresh(path(float(t)), float(t))
+        point = path(float(t))
+        check_model(point, model)
+        state = fresh(point, float(t))
         for name, part in parts.items():
             first = resized and not scores[name]
             scale = ends_factor[0] ** (1 - t) * ends_factor[1] ** t

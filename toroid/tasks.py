@@ -33,6 +33,10 @@ def _classes_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _classes_error(outputs: Tensor, targets: Tensor) -> Tensor:
     _check_classes(outputs, targets, 2, "classification", "(N, classes) and (N,)")
+    if (targets < 0).any():
+        raise ValueError(
+            f"targets hold {int(targets.min())}, the number of no class: leave such examples out"
+        )
     return (outputs.argmax(1) != targets) | ~outputs.isfinite().all(1)
 
 

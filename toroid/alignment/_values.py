@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .._batches import Batch, Batches, Data
 from .._network import UnsupportedError, cast, run, selected, structure
-from .._random import lent
+from .._random import same_noise
 from .._state import State, check_model, first_names
 from ..symmetry import _graph
 from ..symmetry._assembly import assemble
@@ -153,7 +152,7 @@ class _Graph:
         self, model: nn.Module, state: State, batch: Batch, task: Task, symmetry: Symmetry
     ) -> None:
         self.exported = _exported(model, state, batch, task)
-        with _alike(state):  # what comes from constants alone is computed, or drawn
+        with same_noise():  # what comes from constants alone is computed, or drawn
             self.labels = _Labels.of(self.exported, first_names(model), symmetry)
         self.places = self.labels.places(symmetry)
 
@@ -183,7 +182,7 @@ class _Graph:
                     place.take(result, number)
             return result
 
-        with torch.no_grad(), _alike(state):
+        with torch.no_grad(), same_noise():
             _Walk(exported.graph_module, visit).run(*start)
 
     def where(self, group: Group) -> Iterable[tuple[Place, Tensor, bool]]:
@@ -336,7 +335,7 @@ def _exported(model: nn.Module, state: State, batch: Batch, task: Task) -> Expor
     own = {k: v.clone() for k, v in state.items() if first.get(k, k) == k}
     with reading(model):
         # what does not fit, a run says in a sentence and an export in a hundred lines
-        with torch.no_grad(), _alike(state):
+        with torch.no_grad(), same_noise():
             run(_network(model, state, task), own, *_given(state, batch))
         return _export(_network(model, state, task), *_given(state, batch))
 
@@ -355,14 +354,6 @@ def _network(model: nn.Module, state: State, task: Task) -> nn.Module:
     """A copy in the precision of a state, and on its device."""
     own = copy.deepcopy(structure(model))._apply(partial(cast, like=_like(state)))
     return selected(own, partial(take, part=task.outputs))
-
-
-def _alike(state: State) -> AbstractContextManager[None]:
-    """What a network draws is the same for both states, and not from the caller's generator."""
-    device = _like(state).device
-    if device.type not in ("cpu", "cuda"):  # others have no generator that can be lent
-        return nullcontext()
-    return lent(torch.Generator(device).manual_seed(0))
 
 
 def _given(state: State, batch: Batch) -> Any:

@@ -80,7 +80,12 @@ def replace(folder: Path, files: Iterable[Path], texts: Mapping[str, str]) -> No
             write(new / name, text.encode())
         if folder.exists():
             folder.rename(old)
-        new.rename(folder)
+        try:
+            new.rename(folder)
+        except BaseException:  # a key that was pressed, say
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
 
 
 class Kept(NamedTuple):

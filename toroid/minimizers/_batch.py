@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import joblib
+import torch
 from tqdm.auto import tqdm
 
 from .. import data, training
@@ -71,7 +75,8 @@ def train_all(
     if together is None:
         together = (device or best_device()).startswith("cuda")
     teams = _teams(missing.values()) if together else [[m] for m in missing.values()]
-    jobs = (joblib.delayed(_train)(team, store.folder, device, inside) for team in teams)
+    here = _Here.now()
+    jobs = (joblib.delayed(_train)(team, store.folder, device, inside, here) for team in teams)
     done = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
     with tqdm(total=len(missing), desc="minimizers", disable=not progress, leave=False) as bar:
         for count in done:
@@ -120,9 +125,38 @@ def _teams(minimizers: Iterable[Minimizer]) -> list[list[Minimizer]]:
     return list(teams.values())
 
 
-def _train(team: Sequence[Minimizer], folder: Path, device: str | None, progress: bool) -> int:
+class _Here(NamedTuple):
+    """Where names of data are looked up, and how torch multiplies: workers may be of before."""
+
+    host: str
+    process: int
+    folder: Path
+    data: str | None
+    precision: str  # of products
+
+    @classmethod
+    def now(cls) -> _Here:
+        """Of this process."""
+        precision, folder = torch.get_float32_matmul_precision(), os.environ.get("TOROID_DATA")
+        return cls(socket.gethostname(), os.getpid(), Path.cwd(), folder, precision)
+
+    def come(self) -> None:
+        """Another process of this host looks where this one did."""
+        if socket.gethostname() != self.host or os.getpid() == self.process:
+            return
+        torch.set_float32_matmul_precision(self.precision)
+        os.chdir(self.folder)
+        os.environ.pop("TOROID_DATA", None)
+        if self.data is not None:
+            os.environ["TOROID_DATA"] = self.data
+
+
+def _train(
+    team: Sequence[Minimizer], folder: Path, device: str | None, progress: bool, here: _Here
+) -> int:
     """Train those that no other process has trained meanwhile; how many were asked for."""
     end_with_parent()
+    here.come()
     store = Store(folder)
     if missing := [minimizer for minimizer in team if minimizer not in store]:
         keys = "".join(m.key for m in missing)

@@ -202,6 +202,7 @@ def _record(
         "images": digest_of(parts["train"]),
         "device": _device(parts["train"].images.device.type),
         "threads": torch.get_num_threads(), "default_dtype": str(torch.get_default_dtype()),
+        "products": torch.get_float32_matmul_precision(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "report": trained.report, "history": trained.history.to_dict("list"),
     }  # fmt: skip

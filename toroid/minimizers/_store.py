@@ -178,8 +178,10 @@ class Store:
         Returns:
             The files that were moved, where they are now, and those that were deleted.
         """
-        damaged = [path.stem for path in self._sidecars() if self._wrong(path)]
-        moved = [path for key in damaged for path in self.set_aside(key)]
+        moved = []
+        for path in self._sidecars():
+            if self._wrong(path):  # looked at just before: it may be trained again meanwhile
+                moved += self.set_aside(path.stem)
         found = (*self.folder.glob("*"), *self.folder.glob("unfinished/*.part"))
         loose = [path for path in found if _LOOSE.fullmatch(path.name)]
         old = [path for path in loose if _age(path) > 86400]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import Outputs, cast, plain, run, selected, structure
+from .._random import same_noise
 from .._state import State, check_choice, check_model, first_names
-from ._reading import arguments, check_outputs, same_noise, settled, taken, untouched
+from ._reading import arguments, check_outputs, settled, taken, untouched
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ from .._network import (
     selected,
     structure,
 )
+from .._random import same_noise
 from .._state import first_names
 from ._labels import CLASSES, KINDS, OUTPUT, Label, Trace, Weight, still
-from ._reading import arguments, reading, said, same_noise, settled, untouched
+from ._reading import arguments, reading, said, settled, untouched
 from ._rules import RULES, operation
 
 PACKING = [f.__code__ for f in (pack_padded_sequence, pack_sequence, pad_packed_sequence)]

@@ -19,7 +19,7 @@ from torch.nn.modules import transformer
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .._network import ALONE, Kept, cast, named_in, structure
-from .._random import Drawing
+from .._random import same_noise
 
 MISSING = object()
 
@@ -47,11 +47,6 @@ def _flagged() -> Callable[..., bool]:
         return flag is True if threading.get_ident() == thread else before(mask, flag, size)
 
     return causal
-
-
-def same_noise() -> Drawing:
-    """What is drawn within is the same at every run, and not from the caller's generator."""
-    return Drawing(torch.Generator().manual_seed(0))
 
 
 def settled(network: nn.Module, call: Callable[[], Any]) -> Kept:

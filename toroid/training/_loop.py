@@ -131,7 +131,8 @@ class Loop:
         loss, wrong = sums.to(self.device)
         for images, labels in self._minibatches():
             self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
-            losses, errors = step(images, labels)
+            with torch.autocast(self.device.type, enabled=False):  # the caller's is not ours
+                losses, errors = step(images, labels)
             self.done += 1
             loss += losses.detach() / self.batches
             wrong += errors.to(wrong.dtype) / (self.batches * self.scale)

@@ -159,7 +159,14 @@ def _spawn(generator: torch.Generator) -> torch.Generator:
 
 
 def fresh(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy with freshly drawn weights, on the CPU: the same ones whatever the device."""
+    """A copy with freshly drawn weights, on the CPU: the same ones whatever the device.
+
+    What is not trained is the model's.
+    """
     other = copy.deepcopy(model).cpu()
     redraw(other, _spawn(generator))
+    with torch.no_grad():
+        for mine, own in zip(other.parameters(), model.parameters(), strict=True):
+            if not own.requires_grad:
+                mine.copy_(own)
     return other

@@ -1,0 +1,172 @@
+"""What a hostile tester found: networks that write or draw, late or seldom, and what is the process's."""
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import toroid
+from networks import Apply
+from torch import nn
+from torch.nn import functional as F
+from toroid.book import references
+from toroid.minimizers._batch import _Here
+
+torch.manual_seed(0)
+X, Y = torch.randn(20, 4).clamp(-3, 3), torch.arange(20) % 3
+DATA = toroid.data.Dataset(X, Y, 3)
+
+
+def draw():
+    return torch.Generator().manual_seed(0)
+
+
+def layers():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_a_network_that_writes_to_its_weights_now_and_then_changes_nothing_of_the_callers():
+    def forward(m, x):
+        if float(x.max()) > 5:
+            with torch.no_grad():
+                m.a.weight.clamp_(-0.05, 0.05)
+        return m.a(x)
+
+    model, images = Apply(forward, a=nn.Linear(4, 3)), X.clone()
+    images[15] = 9
+    data = toroid.data.Dataset(images, Y, 3)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    kept = {k: v.clone() for k, v in state.items()}
+    first = toroid.evaluate(state, model, data, batch_size=5)
+    assert toroid.evaluate(state, model, data, batch_size=5) == first
+    toroid.local_energy(state, model, data, sigma=0.1, noise="additive", draws=2, batch_size=5)
+    assert all(torch.equal(state[k], v) for k, v in kept.items())
+
+
+def test_what_a_network_draws_as_it_is_measured_is_the_same_each_time_and_not_the_callers():
+    model = Apply(
+        lambda m, x: m.b(F.dropout(m.a(x).relu(), 0.5)), a=nn.Linear(4, 8), b=nn.Linear(8, 3)
+    )
+    state, before = model.state_dict(), torch.get_rng_state()
+    assert toroid.disagreement(state, state, model, DATA) == 0
+    for measure in (
+        lambda: toroid.evaluate(state, model, DATA),
+        lambda: toroid.sharpness(state, model, DATA),
+        lambda: toroid.hessian(state, model, DATA, draws=2).trace,
+        lambda: toroid.fisher_rao(state, model, DATA),
+    ):
+        assert measure() == measure()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_not_trained_stays_in_all_replicas():
+    model = layers()
+    model[0].requires_grad_(False)
+    found = toroid.training.replicated_sgd(model, DATA, epochs=2, generator=draw(), batch_size=10)
+    assert torch.allclose(found.state["0.weight"], model[0].weight)
+    assert not torch.equal(found.state["2.weight"], model[2].weight)
+
+
+def test_a_path_is_of_states_of_the_model_everywhere():
+    model = layers()
+    state = model.state_dict()
+    without = {k: v for k, v in state.items() if k != "2.weight"}
+    with pytest.raises(ValueError, match=r"lacks 2\.weight|2\.weight"):
+        toroid.along(lambda t: without if t else state, model, DATA, points=3)
+
+
+def test_statistics_of_a_module_that_is_called_twice_are_those_of_all_calls():
+    def forward(m, x):
+        return m.norm(m.norm(x) * 2 + 1)
+
+    model = Apply(forward, norm=nn.BatchNorm1d(4))
+    batches = [(X[:10], Y[:10]), (X[10:], Y[10:])]
+    found = toroid.refresh(model.state_dict(), model, batches)
+    torch.optim.swa_utils.update_bn([x for x, _ in batches], model)
+    for name in ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked"):
+        assert torch.allclose(found[name], model.state_dict()[name])
+
+
+def test_two_seeds_have_no_draw_in_common():
+    model = layers()
+    state = model.state_dict()
+    few, more = (
+        toroid.local_energy(state, model, DATA, sigma=1.0, noise="additive", draws=n, seed=0)
+        for n in (1, 2)
+    )
+    second = 2 * more["energy"][0] - few["energy"][0]
+    other = toroid.local_energy(state, model, DATA, sigma=1.0, noise="additive", draws=1, seed=1)
+    assert other["energy"][0] != pytest.approx(second)
+
+
+def test_targets_that_evaluation_refuses_have_no_curvature():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    data = [(X, 2.0 * (Y > 0) - 1)]
+    for measure in (toroid.evaluate, toroid.sharpness, toroid.fisher_rao):
+        with pytest.raises(ValueError, match="targets hold -1"):
+            measure(model.state_dict(), model, data, task=toroid.tasks.binary)
+
+
+def test_a_class_that_is_none_is_refused():
+    model, targets = layers(), Y.clone()
+    targets[3] = -100
+    with pytest.raises(ValueError, match="targets hold -100, the number of no class"):
+        toroid.evaluate(model.state_dict(), model, [(X, targets)])
+
+
+def test_the_callers_autocast_is_not_a_trainings():
+    model = layers()
+    how = {"epochs": 2, "batch_size": 10}
+    alone = toroid.training.sgd(model, DATA, generator=draw(), **how).state
+    with torch.autocast("cpu", torch.bfloat16):
+        within = toroid.training.sgd(model, DATA, generator=draw(), **how).state
+    assert all(torch.equal(alone[k], within[k]) for k in alone)
+
+
+def test_curvature_in_threads_leaves_the_kernels_of_attention_as_they_were():
+    model = layers()
+    measure = lambda: toroid.sharpness(model.state_dict(), model, DATA)  # noqa: E731
+    threads = [threading.Thread(target=measure) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def test_a_worker_of_before_looks_where_the_caller_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOROID_DATA", "elsewhere")
+    (tmp_path / "here").mkdir()
+    host, precision = socket.gethostname(), torch.get_float32_matmul_precision()
+    for place in (
+        _Here(host, os.getpid(), tmp_path / "here", "data", precision),  # a thread of ours
+        _Here("another host", os.getpid() + 1, tmp_path / "here", "data", precision),
+    ):
+        place.come()
+        assert (Path.cwd(), os.environ["TOROID_DATA"]) == (tmp_path, "elsewhere")
+    _Here(host, os.getpid() + 1, tmp_path / "here", None, precision).come()
+    assert Path.cwd() == tmp_path / "here"
+    assert "TOROID_DATA" not in os.environ
+
+
+def test_a_kept_run_is_there_whenever_a_key_is_pressed(tmp_path, monkeypatch):
+    folder, new = tmp_path / "kept", tmp_path / "new.csv"
+    folder.mkdir()
+    (folder / "old.csv").write_text("old")
+    new.write_text("new")
+    rename, calls = Path.rename, []
+
+    def pressed(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        references.replace(folder, [new], {})
+    assert [p.name for p in folder.iterdir()] == ["old.csv"]
