@@ -892,7 +892,7 @@ def test_every_run_on_which_a_claim_fails_is_told():
     assert [verdict.word for _, verdict in decided.all] == [REPRODUCED, NOT, REPRODUCED, REPRODUCED]
     told = claims.answers({"C5": decided})
     assert "C5 on middle: between flat minima" in told[2]
-    assert "small" not in " ".join(told)
+    assert "C5 on small" not in " ".join(told)
 
 
 def test_a_claim_that_holds_says_what_its_words_do_not():

@@ -90,15 +90,14 @@ def test_statistics_of_a_module_that_is_called_twice_are_those_of_all_calls():
 
 
 def test_two_seeds_have_no_draw_in_common():
-    model = layers()
-    state = model.state_dict()
-    few, more = (
-        toroid.local_energy(state, model, DATA, sigma=1.0, noise="additive", draws=n, seed=0)
-        for n in (1, 2)
-    )
-    second = 2 * more["energy"][0] - few["energy"][0]
-    other = toroid.local_energy(state, model, DATA, sigma=1.0, noise="additive", draws=1, seed=1)
-    assert other["energy"][0] != pytest.approx(second)
+    model, images = layers(), torch.randn(2000, 4)
+    state, data = model.state_dict(), toroid.data.Dataset(images, torch.arange(2000) % 3, 3)
+
+    def energy(draws, seed):
+        how = {"sigma": 1.0, "noise": "additive", "draws": draws, "seed": seed}
+        return toroid.local_energy(state, model, data, **how)["energy"][0]
+
+    assert energy(1, 1) != pytest.approx(2 * energy(2, 0) - energy(1, 0))  # the second of seed 0
 
 
 def test_targets_that_evaluation_refuses_have_no_curvature():

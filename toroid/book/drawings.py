@@ -46,8 +46,8 @@ def walks(
         ValueError: If the state is not on the torus.
     """
     torus, names = Torus.at_edge(symmetry, "euclidean", state), list(state)
-    generators = [torch.Generator().manual_seed(seed + draw) for draw in range(draws)]
-    found = [_walk(state, names, "torus", torus, generator) for generator in generators]
+    generator = torch.Generator().manual_seed(seed)
+    found = [_walk(state, names, "torus", torus, generator) for _ in range(draws)]
     scale = symmetry.scales[0]
     return torch.stack(
         [torch.stack([torus.vectors(walk(size), scale) for size in sizes]) for walk in found]
