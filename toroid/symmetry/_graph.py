@@ -203,7 +203,8 @@ def _walk(result: Trace, module: GraphModule, values: dict[Node, Any], strict: b
         elif node.op == "call_function":
             values[node] = _call(result, node, values, strict)
         elif node.op == "output":
-            return map_arg(node.args, values.__getitem__)
+            # an output may be a constant that was written into
+            return map_arg(node.args, lambda n: result.current(values[n]))
     return ()
 
 

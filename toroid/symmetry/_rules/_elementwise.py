@@ -74,7 +74,7 @@ def homogeneous(trace: Trace, node: Node, x: Any, *args: Any, **kwargs: Any) -> 
         raise UnsupportedError("a slope that is random in evaluation mode")
     x = alone(trace, x)
     trace.freeze("sign", x.sign, operation(node))
-    return x
+    return x._replace(sign=still(x.shape).sign)
 
 
 @rule(

@@ -179,8 +179,23 @@ def put(
 def put_along(
     trace: Trace, node: Node, x: Any, dim: int, where: Any, source: Any, **kwargs: Any
 ) -> Label:
-    """As `put`, along one dimension."""
-    return put(trace, node, x, [*[None] * (dim % len(shape_of(node))), where], source)
+    """As `put`, along one dimension; where numbers choose the places, as `index` at any of them."""
+    dim = dim % len(shape_of(node))
+    if not isinstance(where, Label):
+        return put(trace, node, x, [*[None] * dim, where], source)
+    x, source = _repeated(trace, x, dim), value(trace, source)
+    if isinstance(source, Label):
+        source = _chosen(trace, source, [dim], [where], table=False)
+    _put(trace, _chosen(trace, x, [dim], [where], table=False), source)
+    return x
+
+
+def _repeated(trace: Trace, x: Any, dim: int) -> Label:
+    """An operand as an activation; a constant that is the same along a dimension has labels so."""
+    x = value(trace, x)
+    if isinstance(x, Tensor) and (x == (first := x.narrow(dim, 0, 1))).all():
+        return trace.constant(first).expand(x.shape)
+    return activation(trace, x)
 
 
 def _put(trace: Trace, x: Label, source: Any) -> Label:

@@ -1,0 +1,95 @@
+"""What is written into a constant, at places that come in, or through a gate, has units of its own."""
+
+import pytest
+import torch
+import toroid
+from networks import Apply
+from torch import nn
+
+X = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)).double()
+EDGES = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 3, 0, 1]])
+
+
+def decoder(m, x):
+    out, h = x.new_zeros(len(x), 4, 3), x.new_zeros(len(x), 7)
+    for t in range(4):
+        h = (m.a(x) + m.r(h)).tanh()
+        out[:, t] = m.c(h)
+    return out
+
+
+def halves(m, x):
+    out = torch.zeros(len(x), 6).to(x)
+    out[:, :3] = m.c(m.a(x).relu())
+    out[:, 3:] = m.c(m.r(m.a(x)).relu())
+    return out
+
+
+def rows(m, x):
+    out = x.new_empty(len(x), 3)
+    out[:4], out[4:] = m.c(m.a(x[:4]).relu()), m.c(m.r(m.a(x[4:])).relu())
+    return out
+
+
+@pytest.mark.parametrize("forward", [decoder, halves, rows])
+def test_an_output_that_was_written_keeps_its_places(forward):
+    model = Apply(forward, a=nn.Linear(5, 7), r=nn.Linear(7, 7), c=nn.Linear(7, 3)).double()
+    symmetry = toroid.find_symmetries(model, X)  # verified: not all were
+    assert "c" not in {group.name for group in symmetry.groups if not group.whole}
+    assert all(group.size == 7 for group in symmetry.groups if not group.whole)
+
+
+@pytest.mark.parametrize("gate", [torch.relu, nn.functional.leaky_relu])
+def test_what_a_gate_lets_through_flips(gate):
+    model = Apply(
+        lambda m, x: m.c(gate(m.a(x)) * m.g(x)),
+        a=nn.Linear(5, 6),
+        g=nn.Linear(5, 6),
+        c=nn.Linear(6, 3),
+    ).double()
+    symmetry, state = toroid.find_symmetries(model, X), model.state_dict()
+    (group,) = (group for group in symmetry.groups if not group.whole)
+    flipped = {axis.parameter for axis in group.axes if group.flips(axis)}
+    assert flipped == {"g.weight", "g.bias", "c.weight"}
+    moved = toroid.flip(state, {group.name: torch.tensor([1, -1, 1, -1, -1, 1])}, symmetry)
+    assert toroid.same_function(model, state, moved, X, output="keep")
+    a, b = (toroid.normalize(s, symmetry) for s in (state, moved))
+    assert toroid.distance(a, toroid.align(b, to=a, symmetry=symmetry).state, symmetry) < 1e-9
+
+
+def summed(m, h, e):
+    return torch.zeros_like(h).index_add(0, e[1], h[e[0]])
+
+
+def mean(m, h, e):
+    count = h.new_zeros(len(h)).index_add(0, e[1], h.new_ones(e.shape[1]))
+    return h.index_add(0, e[1], h[e[0]]) / (count + 1)[:, None]
+
+
+def latest(m, h, e):
+    return h.new_zeros(h.shape).index_copy(0, e[1], h[e[0]])
+
+
+@pytest.mark.parametrize("passed", [summed, mean, latest])
+def test_messages_go_along_edges_that_come_in(passed):
+    model = Apply(
+        lambda m, x, e: m.c(passed(m, m.a(x).relu(), e)), a=nn.Linear(5, 7), c=nn.Linear(7, 3)
+    ).double()
+    symmetry = toroid.find_symmetries(model, (X, EDGES))
+    assert [group.size for group in symmetry.groups if not group.whole] == [7]
+
+
+@pytest.mark.filterwarnings("ignore:.* hidden units stay")
+def test_units_that_numbers_choose_stay():
+    def columns(m, x, e):
+        h = m.a(x).relu()
+        return m.c(torch.zeros_like(h).index_add(1, e[1], h[:, e[0]]))
+
+    def largest(m, x, e):
+        h = m.a(x).relu()
+        return m.c(torch.zeros_like(h).index_add(0, h.argmax(1), h))
+
+    for forward in (columns, largest):
+        model = Apply(forward, a=nn.Linear(5, 7), c=nn.Linear(7, 3)).double()
+        symmetry = toroid.find_symmetries(model, (X, EDGES), verify=False)
+        assert [group for group in symmetry.groups if not group.whole] == []
