@@ -1066,16 +1066,26 @@ def test_units_that_are_assigned_move_with_the_columns_of_their_places():
         assert axis.index == tuple((i,) for i in range(start, 16, 2))
 
 
-def test_units_over_which_a_number_is_assigned_stay():
+def test_units_over_which_numbers_are_assigned_stay():
     def forward(x, u, v):
         h = torch.cat([u, v], 1)
-        h[:, 4:8] = 0.0
+        h[:, 4:8] = torch.arange(4.0).to(h)
         return h
 
     with pytest.warns(UserWarning, match="4 of 'a': a constant"):
         symmetry = toroid.find_symmetries(assigned(forward), X)
     assert symmetry["a"].axes[0].index == ((0,), (1,), (2,), (3,))
     assert [group.size for group in symmetry.groups] == [4, 8]
+
+
+def test_units_over_which_one_number_is_assigned_are_alike():
+    def forward(x, u, v):
+        h = torch.cat([u, v], 1)
+        h[:, 4:8] = 0.0
+        return h
+
+    symmetry = toroid.find_symmetries(assigned(forward), X)
+    assert sorted(group.size for group in symmetry.groups) == [4, 4, 8]
 
 
 def test_a_learned_place_moves_and_turns_with_the_units_of_its_head():

@@ -93,3 +93,27 @@ def test_units_that_numbers_choose_stay():
         model = Apply(forward, a=nn.Linear(5, 7), c=nn.Linear(7, 3)).double()
         symmetry = toroid.find_symmetries(model, (X, EDGES), verify=False)
         assert [group for group in symmetry.groups if not group.whole] == []
+
+
+def at(function):
+    def forward(m, x):
+        h = m.a(x) * 1
+        function(h)
+        return m.c(h.relu())
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [
+        lambda h: h[:, 0].zero_(),
+        lambda h: h[:, 1:3].fill_(2.0),
+        lambda h: h[0].copy_(torch.zeros(5, 7).to(h)),
+        lambda h: h[:, :2].copy_(torch.ones(7).to(h)),
+    ],
+)
+def test_places_that_are_blanked_for_all_units_hold_none(blank):
+    model = Apply(at(blank), a=nn.Linear(6, 7), c=nn.Linear(7, 3)).double()
+    symmetry = toroid.find_symmetries(model, torch.randn(4, 5, 6).double())
+    assert [group.size for group in symmetry.groups if not group.whole] == [7]

@@ -14,7 +14,17 @@ from torch.nn import functional
 
 from ..._network import UnsupportedError
 from .._labels import CHOSEN, CONSTANT, INDEX, KINDS, Label, Trace, Weight, varies
-from ._table import RULES, activation, aten, is_zero, operation, rule, shape_of, value
+from ._table import (
+    RULES,
+    activation,
+    aten,
+    is_one_number,
+    is_zero,
+    operation,
+    rule,
+    shape_of,
+    value,
+)
 
 
 @rule(
@@ -202,6 +212,8 @@ def _put(trace: Trace, x: Label, source: Any) -> Label:
     """Numbers that come where `x` was: units are told apart by constants among them."""
     source = value(trace, source)
     trace.use(x)
+    if not isinstance(source, Label) and is_one_number(source):  # as `cat` takes it
+        source = trace.constant(torch.as_tensor(source).flatten()[0].expand(x.shape))
     if isinstance(source, Label):
         trace.use(source)
         for kind in KINDS:
