@@ -11,6 +11,7 @@ import toroid
 from networks import Apply
 from torch import nn
 from torch.nn import functional as F
+from toroid._network import ALONE
 from toroid.book import references
 from toroid.minimizers._batch import _Here
 
@@ -126,7 +127,10 @@ def test_the_callers_autocast_is_not_a_trainings():
 
 def test_curvature_in_threads_leaves_the_kernels_of_attention_as_they_were():
     model = layers()
-    measure = lambda: toroid.sharpness(model.state_dict(), model, DATA)  # noqa: E731
+
+    def measure():
+        toroid.sharpness(model.state_dict(), model, DATA)
+
     threads = [threading.Thread(target=measure) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -134,6 +138,27 @@ def test_curvature_in_threads_leaves_the_kernels_of_attention_as_they_were():
         thread.join()
     assert torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not():
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with ALONE:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    if not (child := os.fork()):
+        os._exit(0 if ALONE.acquire(timeout=5) else 1)
+    status = os.waitpid(child, 0)[1]
+    done.set()
+    thread.join()
+    assert status == 0
 
 
 def test_a_worker_of_before_looks_where_the_caller_does(tmp_path, monkeypatch):

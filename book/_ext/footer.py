@@ -41,8 +41,8 @@ def _kept(name: str, title: str) -> nodes.paragraph:
     info = json.loads((folder / "provenance.json").read_text())
     command = references.command(folder.name).removesuffix(" --reference")
     line = nodes.paragraph("", "", nodes.literal(text=command))
-    took = f" took {info['seconds']:.0f} s on {info['device']}, beside networks that were there:"
-    line += nodes.Text(took)
+    line += nodes.Text(f" took {info['seconds']:.0f} s on {info['device']}, ")
+    line += nodes.Text("without the networks that the store had already:")
     for path in [*sorted(folder.glob("*.csv")), folder / "provenance.json"]:
         line += [nodes.Text(" "), _download(path, folder.parent)]
     return line

@@ -33,7 +33,7 @@ class Stored:
             start, if it was cut off before; a share of them if several were trained as one),
             a digest of the training images,
             device, threads (other numbers of them round otherwise), torch's default precision
-            (on which nothing depends), versions.
+            (on which nothing depends), how precisely products are taken, versions.
     """
 
     state: dict[str, Tensor]
