@@ -405,6 +405,22 @@ def test_a_third_network_lowers_the_path():
         binary.bend(model.state_dict(), b, model, train, epochs=1, generator=torch.Generator())
 
 
+def test_a_checkpoint_of_a_bend_between_other_ends_is_refused(tmp_path):
+    train, _ = data.load("hidden-manifold", subset=20)
+    networks = [fresh(models.binary_mlp, train.shape, i, classes=2, hidden=(3,))[0] for i in (0, 1)]
+    a, b = (binary.signs(network.state_dict()) for network in networks)
+    options = {"epochs": 1, "checkpoint": toroid.training.Checkpoint(tmp_path / "bend")}
+
+    def run(*ends):
+        # the corner starts where the ends agree, which the order does not change
+        return binary.bend(*ends, networks[0], train, generator=torch.Generator(), **options)
+
+    first = run(a, b)
+    assert binary.hamming(run(a, b).path(0.5), first.path(0.5)) == 0
+    with pytest.raises(ValueError, match="saved by another run: ends of digests"):
+        run(b, a)
+
+
 # --- data ---------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 import math
 import os
@@ -485,6 +486,70 @@ def test_a_checkpoint_from_another_beginning_is_refused(digits, tmp_path, algori
     with pytest.raises(ValueError, match=rf"saved by another run: .*{other} of digest"):
         train(begins | {other: others[other]})
     assert gap(train(begins).state, first.state) == 0
+
+
+def smoothed(amount, kind=torch.nn.functional.cross_entropy):
+    return lambda outputs, targets: kind(outputs, targets.long(), label_smoothing=amount)
+
+
+class Smoothed:
+    def __init__(self, amount):
+        self.amount = amount
+
+    def __call__(self, outputs, targets):
+        return smoothed(self.amount)(outputs, targets)
+
+
+def other_tasks():
+    """Two losses each time, of one name."""
+    entropy, classes = torch.nn.functional.cross_entropy, torch.ones(10)
+    yield smoothed(0.0), smoothed(0.1)
+    yield Smoothed(0.0), Smoothed(0.1)
+    yield torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    yield torch.nn.CrossEntropyLoss(classes), torch.nn.CrossEntropyLoss(2 * classes)
+    yield functools.partial(entropy, weight=classes), functools.partial(entropy, weight=-classes)
+    yield Smoothed(0.0).__call__, Smoothed(0.1).__call__
+    yield (lambda out, y: entropy(out, y.long())), (lambda out, y: 2 * entropy(out, y.long()))
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_a_checkpoint_of_another_task_of_the_same_name_is_refused(digits, tmp_path, index):
+    model, checkpoint = toroid.mlp(digits.shape, hidden=(4,)), training.Checkpoint(tmp_path / "run")
+
+    def train(loss):
+        return training.sgd(
+            model, digits, epochs=1, generator=generator(), checkpoint=checkpoint,
+            task=toroid.tasks.classification(loss=loss),
+        )  # fmt: skip
+
+    first = train([*other_tasks()][index][0])
+    again, other = [*other_tasks()][index]
+    assert gap(train(again).state, first.state) == 0
+    with pytest.raises(ValueError, match=r"saved by another run: task\.loss "):
+        train(other)
+
+
+def test_a_checkpoint_of_another_network_of_the_same_shapes_is_refused(digits, tmp_path):
+    checkpoint = training.Checkpoint(tmp_path / "run")
+
+    def train(change):
+        torch.manual_seed(0)
+        model = toroid.mlp(digits.shape, hidden=(4,))
+        change(model)
+        options = {"generator": generator(), "checkpoint": checkpoint}
+        return training.sgd(model, digits, epochs=1, **options)
+
+    def frozen(model):
+        model[1].weight.requires_grad_(False)
+
+    def tanh(model):
+        model[2] = torch.nn.Tanh()
+
+    first = train(lambda model: None)
+    assert gap(train(lambda model: model.eval()).state, first.state) == 0
+    for change, told in ((frozen, r"trained \['1\.weight', "), (tanh, "network of digest ")):
+        with pytest.raises(ValueError, match=f"saved by another run: .*{told}"):
+            train(change)
 
 
 def test_batches_of_another_run_are_refused(digits, tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ._network import structure
-from ._state import State, check_binary, check_model, check_whole
+from ._state import State, check_binary, check_model, check_whole, digest
 from .bends import Bend
 from .data import Dataset
 from .evaluation import Evaluation, Evaluator, Score
@@ -288,7 +288,9 @@ def bend(
             weight.copy_(torch.where(disagree[name].to(weight.device), weight, agreed))
     chosen = Corner.of(**settings)
     networks = Networks([start], train.images.device, generators=[generator])
-    loop = Loop(networks, train, [generator], chosen, progress, checkpoint)
+    ends = {"ends": f"of digests {digest(a)[:16]} and {digest(b)[:16]}"} if checkpoint else {}
+    identity = {**chosen.identity(), **ends}
+    loop = Loop(networks, train, [generator], chosen, progress, checkpoint, identity)
 
     def draw(shape: Sequence[int]) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=torch.float32)

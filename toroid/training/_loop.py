@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
+from .._identity import network
 from .._state import digest
 from ..data import Dataset
 from ..tasks import classification, identity
@@ -52,7 +53,7 @@ class Loop:
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
-        self.began: dict[str, str] = {}
+        self.began: dict[str, Any] = {}
         self.optimizer = self.settings.optimizer(weights)
         self.device = weights[0].device
         if not isinstance(self.train, Dataset):
@@ -193,8 +194,8 @@ class Loop:
         settings = self.identity or self.settings.identity()
         return {**settings, **identity(self.networks.task), **self._many(), **self.began}
 
-    def _beginning(self) -> dict[str, str]:
-        """Digests of what a run begins from; a loader's batches may be drawn anew at each walk."""
+    def _beginning(self) -> dict[str, Any]:
+        """What a run begins from; a loader's batches may be drawn anew at each walk."""
         if isinstance(self.train, Dataset):
             examples: list[Any] = [self.train.images, self.train.labels]
         else:
@@ -204,7 +205,10 @@ class Loop:
             "generator": {str(i): g.get_state() for i, g in enumerate(self.generators)},
             "data": {str(i): x for i, x in enumerate(examples) if isinstance(x, Tensor)},
         }
-        return {name: f"of digest {digest(part)[:16]}" for name, part in parts.items()}
+        said = {name: digest(part)[:16] for name, part in parts.items()}
+        said["network"] = network(self.networks.module)
+        trained = {"trained": [*self.networks.weights]}
+        return trained | {name: f"of digest {part}" for name, part in said.items()}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):
