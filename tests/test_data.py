@@ -1,5 +1,6 @@
 """Every source of data, on small sets made here."""
 
+import os
 import struct
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_a_change_below_the_classes_is_decoded_again(tmp_path):
         (deep / "red.png").unlink(missing_ok=True)
     sizes.append(len(data.load(str(tmp_path))[0]))
     assert sizes == [13, 13, 14, 13]
+
+
+def test_a_change_that_keeps_size_and_time_is_decoded_again(tmp_path):
+    write_class_folders(tmp_path)
+    image = tmp_path / "train" / "bee" / "plain.bmp"
+    Image.new("RGB", (6, 6), "red").save(image)
+    before, _ = data.load(str(tmp_path))
+    was = image.stat()
+    Image.new("RGB", (6, 6), "blue").save(image)
+    os.utime(image, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert (image.stat().st_size, image.stat().st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    after, _ = data.load(str(tmp_path))
+    assert not torch.equal(before.images, after.images)
 
 
 def test_a_damaged_cache_is_decoded_again(tmp_path):

@@ -402,15 +402,21 @@ def test_seeds_trained_as_one_network_are_those_trained_alone(tmp_path, monkeypa
     assert not list((stores[1].folder / "unfinished").glob("*"))
 
 
-def test_a_folder_of_other_images_than_a_minimizer_was_trained_on_is_told(tmp_path):
-    write_class_folders(tmp_path / "data")
-    store, shown = Store(tmp_path / "store"), tmp_path / "data"
-    minimizer = Minimizer(str(shown), width=0.05, settings={"epochs": 1, "batch_size": 2})
+@pytest.mark.parametrize("name", ["", "mnist"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_folder_of_other_images_than_a_minimizer_was_trained_or_tested_on_is_told(
+    tmp_path, monkeypatch, name, part
+):
+    monkeypatch.setenv("TOROID_DATA", str(tmp_path))
+    shown = tmp_path / (name or "data")
+    write_class_folders(shown)
+    store = Store(tmp_path / "store")
+    minimizer = Minimizer(name or str(shown), width=0.05, settings={"epochs": 1, "batch_size": 2})
     (first,) = train_all([minimizer], store, progress=False)
     assert train_all([minimizer], store, progress=False)[0].record == first.record
-    image = next((shown / "train").rglob("*.png"))
+    image = next((shown / part).rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    with pytest.raises(ValueError, match=r"trained on other images of .*data than are there now"):
+    with pytest.raises(ValueError, match="trained or tested on other images of .* than are there"):
         train_all([minimizer], store, progress=False)
     shown.rename(tmp_path / "elsewhere")  # nothing to compare with
     assert train_all([minimizer], store, progress=False)[0].record == first.record

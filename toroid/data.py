@@ -195,19 +195,32 @@ Arrays = tuple[Tensor, Tensor]  # images (N, C, H, W) of bytes or floats, labels
 
 def _parts(name: str, root: str | os.PathLike[str] | None, download: bool) -> dict[str, Arrays]:
     """The training and the test part as they are stored."""
-    folder = Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
     source = THRESHOLDED.get(name, name)
     if name in PATTERNS:
         return _patterns(name)
     if source == "digits":
         return _digits()
+    if folder := class_folders(name, root):
+        return _class_folders(folder)
     if source in IMAGES:
-        return _known(source, folder, download)
-    if Path(name).expanduser().is_dir():
-        return _class_folders(Path(name).expanduser())
+        return _known(source, _root(root), download)
     raise ValueError(
         f"no data set {name!r}: it is none of {', '.join(DATASETS)} and no folder of that name"
     )
+
+
+def _root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the data sets."""
+    return Path(root or os.environ.get("TOROID_DATA") or "data").expanduser()
+
+
+def class_folders(name: str, root: str | os.PathLike[str] | None = None) -> Path | None:
+    """The folder of a data set's images, if it comes as one: by its name, or as a path."""
+    source = THRESHOLDED.get(name, name)
+    if source in IMAGES:
+        folder = _root(root) / source
+        return folder if source != "digits" and (folder / "train").is_dir() else None
+    return Path(name).expanduser() if Path(name).expanduser().is_dir() else None
 
 
 def sha256(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:
@@ -280,9 +293,7 @@ def _patterns(
 
 
 def _known(name: str, folder: Path, download: bool) -> dict[str, Arrays]:
-    """A named data set: its class folders if they are there, else torchvision's files."""
-    if (folder / name / "train").is_dir():
-        return _class_folders(folder / name)
+    """A named data set in torchvision's files."""
     datasets: Any = _torchvision.load().datasets
     maker = {
         "mnist": datasets.MNIST,
@@ -374,12 +385,16 @@ def _cached(folder: Path, split: str, decode: Callable[[Path], Arrays]) -> Array
 
 
 def _fingerprint(folder: Path) -> str:
-    """Changes when a file below `folder` is added, removed or written."""
+    """Changes when a file below `folder` is added, removed or written.
+
+    A copy may have the time of writing of another file, but not its time of change.
+    """
     digest = hashlib.sha256()
     below = os.walk(folder, followlinks=True)  # as deep as ImageFolder looks
     for path in sorted(Path(place, name) for place, _, names in below for name in names):
         stat = path.stat()
-        digest.update(f"{path.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        times = f"{stat.st_mtime_ns} {stat.st_ctime_ns}"
+        digest.update(f"{path.relative_to(folder)} {stat.st_size} {times}\n".encode())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from .. import data, training
 from .._files import DamagedError
-from ._description import Minimizer, Stored, best_device, digest_of, train_together
+from ._description import Minimizer, Stored, best_device, digests_of, train_together
 from ._store import Store
 from ._worker import end_with_parent
 
@@ -98,20 +98,20 @@ def _sound(store: Store, minimizer: Minimizer) -> bool:
 
 
 def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
-    """A folder that is here has the images that its minimizers were trained on."""
-    now: dict[tuple[str, int | None], str] = {}
+    """A folder that is here has the images that its minimizers were trained and tested on."""
+    now: dict[tuple[str, int | None], dict[str, str]] = {}
     for minimizer in minimizers:
-        name, subset = minimizer.dataset, minimizer.subset
-        if name in data.DATASETS or not (Path(name).expanduser() / "train").is_dir():
+        name, subset = place = minimizer.dataset, minimizer.subset
+        if not data.class_folders(name):
             continue
-        before = store.get(minimizer).record.get("images")
-        if before and (name, subset) not in now:
-            now[name, subset] = digest_of(minimizer.load()[0])
-        if before and before != now[name, subset]:
+        if place not in now:
+            now[place] = digests_of(*minimizer.load())
+        record = store.get(minimizer).record
+        if any(record.get(part, here) != here for part, here in now[place].items()):
             raise ValueError(
-                f"minimizer {minimizer.key[:12]} of {store.folder} was trained on other images of "
-                f"{name} than are there now. Give the changed folder another name, or remove the "
-                f"files {minimizer.key[:12]}... from the store, to train it again"
+                f"minimizer {minimizer.key[:12]} of {store.folder} was trained or tested on other "
+                f"images of {name} than are there now. Give the changed folder another name, or "
+                f"remove the files {minimizer.key[:12]}... from the store, to train it again"
             )
 
 

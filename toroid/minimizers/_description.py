@@ -31,8 +31,7 @@ class Stored:
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
             is not what was asked for, or is empty), history, seconds (of the last
             start, if it was cut off before; a share of them if several were trained as one),
-            a digest of the training images,
-            device, threads (other numbers of them round otherwise), torch's default precision
+            a digest of the training images and one of the test images, device, threads (other numbers of them round otherwise), torch's default precision
             (on which nothing depends), how precisely products are taken, versions.
     """
 
@@ -199,7 +198,7 @@ def _record(
     }
     return {
         "description": json.loads(minimizer.json), **scores, "seconds": round(seconds, 3),
-        "images": digest_of(parts["train"]),
+        **digests_of(parts["train"], parts["test"]),
         "device": _device(parts["train"].images.device.type),
         "threads": torch.get_num_threads(), "default_dtype": str(torch.get_default_dtype()),
         "products": torch.get_float32_matmul_precision(),
@@ -208,9 +207,10 @@ def _record(
     }  # fmt: skip
 
 
-def digest_of(examples: data.Dataset) -> str:
-    """What tells images and labels from others."""
-    return digest({"images": examples.images, "labels": examples.labels})
+def digests_of(train: data.Dataset, test: data.Dataset) -> dict[str, str]:
+    """What tells the images and labels of both parts from others."""
+    parts = {"images": train, "test images": test}
+    return {k: digest({"images": x.images, "labels": x.labels}) for k, x in parts.items()}
 
 
 def _complete(algorithm: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
