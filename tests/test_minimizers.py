@@ -416,7 +416,7 @@ def test_a_folder_of_other_images_than_a_minimizer_was_trained_or_tested_on_is_t
     assert train_all([minimizer], store, progress=False)[0].record == first.record
     image = next((shown / part).rglob("*.png"))
     Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    with pytest.raises(ValueError, match="trained or tested on other images of .* than are there"):
+    with pytest.raises(ValueError, match=r"trained or tested on other images of .* than are"):
         train_all([minimizer], store, progress=False)
     shown.rename(tmp_path / "elsewhere")  # nothing to compare with
     assert train_all([minimizer], store, progress=False)[0].record == first.record

@@ -3,9 +3,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from test_data import write_class_folders
 from toroid import data
+from toroid._files import DamagedError
 from toroid.book import parameters, references
 
 
@@ -131,17 +133,42 @@ def test_a_folder_of_images_is_kept_by_its_name(tmp_path, monkeypatch):
 
 def test_a_kept_run_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     folder, new = tmp_path / "kept", tmp_path / "new.csv"
-    new.write_text("new")
-    references.replace(folder, [new], {"a.json": "1"})
+    new.write_text("a\n1\n")
+    references.replace(folder, [new], {"run": 1})
 
     def full(path, text):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(references, "write", full)
     with pytest.raises(OSError, match="No space"):
-        references.replace(folder, [new], {"a.json": "2"})
-    assert {p.name: p.read_text() for p in folder.iterdir()} == {"new.csv": "new", "a.json": "1"}
+        references.replace(folder, [new], {"run": 2})
+    tables, info = references.opened(folder)
+    assert (tables["new"]["a"].tolist(), info["run"]) == ([1], 1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "new.csv"]
+
+
+def test_a_table_that_is_not_the_one_that_was_kept_is_refused(tmp_path):
+    folder, paths = tmp_path / "kept", [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for path in paths:
+        path.write_text("a,b\n" + "0.1,2\n" * 50)
+    references.replace(folder, paths, {})
+    table = folder / "one.csv"
+    whole, places = table.read_bytes(), np.random.default_rng(0).integers(0, 8 * 304, 40)
+    changed = [whole[:-6], b"", *(_flipped(whole, int(place)) for place in places)]
+    for other in changed:
+        table.write_bytes(other)
+        with pytest.raises(DamagedError, match=r"kept is damaged: one\.csv is not what was kept"):
+            references.opened(folder)
+    table.write_bytes(whole)
+    assert [len(found) for found in references.opened(folder)[0].values()] == [50, 50]
+    table.unlink()
+    with pytest.raises(DamagedError, match=r"one\.csv"):
+        references.opened(folder)
+
+
+def _flipped(data, place):
+    byte, bit = divmod(place, 8)
+    return data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
 def test_kept_runs_speak_of_no_machine():

@@ -205,11 +205,10 @@ def test_sweeps_that_are_kept_come_together_with_what_they_share(monkeypatch, tm
         ("r.b", {"augment": True}, [0.3]),
     ):
         place = tmp_path / "book" / "reference" / f"sweep.{title}"
-        place.mkdir(parents=True)
         rows = pd.DataFrame({"lr": rates, "train_error": 0.001, "test_error": rates})
-        rows.to_csv(place / "minimizers.csv", index=False)
+        rows.to_csv(tmp_path / "minimizers.csv", index=False)
         info = {"page": "minimizers", "fixed": fixed}
-        (place / "provenance.json").write_text(json.dumps(info))
+        references.replace(place, [tmp_path / "minimizers.csv"], info)
     monkeypatch.setattr(sweeps, "root", lambda: tmp_path)
     found = sweeps.together("r.", "minimizers", ["epochs", "augment", "lr"])
     assert found["epochs"].tolist() == [5, 5, 30]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -11,13 +13,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from .. import data
-from .._files import write
+from .._files import DamagedError, write
 from .claims import TITLES, Run
 from .parameters import PLACES, declared, preset, presets, root
 
 __all__ = [
-    "Kept", "anywhere", "command", "keep", "kept", "label_of", "reference", "replace", "runs",
-    "titles",
+    "Kept", "anywhere", "command", "keep", "kept", "label_of", "opened", "reference", "replace",
+    "runs", "titles",
 ]  # fmt: skip
 
 
@@ -43,8 +45,7 @@ def keep(notebook: Path, title: str) -> Path:
     if name := values.get("dataset"):
         info["data"] = {"name": Path(name).name, "sha256": data.sha256(name)}
     info["parameters"] = anywhere(values)
-    text = json.dumps(info, indent=1) + "\n"
-    replace(folder, [*Path(results).glob("*.csv")], {"provenance.json": text})
+    replace(folder, Path(results).glob("*.csv"), info)
     return folder
 
 
@@ -62,22 +63,22 @@ def anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"dataset": Path(found["dataset"]).name} if "dataset" in found else {})
 
 
-def replace(folder: Path, files: Iterable[Path], texts: Mapping[str, str]) -> None:
-    """Put copies and texts in the place of a folder, which is as it was until all are written.
+def replace(folder: Path, tables: Iterable[Path], info: Mapping[str, Any]) -> None:
+    """Put a run in the place of a folder, which is as it was until all is written.
 
     Args:
         folder: What is replaced.
-        files: Those that are copied.
-        texts: By name, what is written beside them.
+        tables: Files that are copied.
+        info: Where they come from: ``provenance.json``, with a digest of each table.
     """
+    copies = {path.name: path.read_bytes() for path in sorted(tables)}
+    told = json.dumps({**info, "tables": _digests(copies)}, indent=1) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
         new, old = Path(place, "new"), Path(place, "old")
         new.mkdir()
-        for path in files:
-            write(new / path.name, path.read_bytes())
-        for name, text in texts.items():
-            write(new / name, text.encode())
+        for name, text in (copies | {"provenance.json": told.encode()}).items():
+            write(new / name, text)
         if folder.exists():
             folder.rename(old)
         try:
@@ -86,6 +87,34 @@ def replace(folder: Path, files: Iterable[Path], texts: Mapping[str, str]) -> No
             if old.exists() and not folder.exists():
                 old.rename(folder)
             raise
+
+
+def opened(folder: Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The tables of a kept run by name, and where they come from.
+
+    Args:
+        folder: In ``book/reference/``.
+
+    Raises:
+        DamagedError: If a table is not the one that was kept.
+    """
+    info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    texts = {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
+    found, kept = _digests(texts), info["tables"]
+    if other := sorted(k for k in found.keys() | kept.keys() if found.get(k) != kept.get(k)):
+        raise DamagedError(
+            f"{folder} is damaged: {', '.join(other)} is not what was kept. Put the folder back "
+            "from the repository, or make the run again, as the foot of its page says"
+        )
+    tables = {
+        name.removesuffix(".csv"): pd.read_csv(io.BytesIO(text), float_precision="round_trip")
+        for name, text in texts.items()
+    }
+    return tables, info
+
+
+def _digests(texts: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
 
 
 class Kept(NamedTuple):
@@ -136,9 +165,8 @@ def runs(name: str) -> list[Run]:
     found = []
     for title in titles(name):
         folder = root() / "book" / "reference" / f"{name}.{title}"
-        info = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        tables, info = opened(folder)
         values = {k: p.default for k, p in declared(name).items()} | info["parameters"]
-        tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
         label = label_of(values) or TITLES.get(title, title)
         made = f"{label}: {info['device']}, {_duration(info['seconds'])}"
         found.append(Run.of(label, tables, values, info["stamp"], made))
@@ -249,6 +277,5 @@ def reference(name: str, title: str, table: str) -> tuple[pd.DataFrame, dict[str
         raise FileNotFoundError(
             f"no reference run is kept; make it: toroid run {name} --preset {title} --reference"
         )
-    return pd.read_csv(folder / f"{table}.csv"), json.loads(
-        (folder / "provenance.json").read_text()
-    )
+    tables, info = opened(folder)
+    return tables[table], info

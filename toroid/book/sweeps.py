@@ -276,8 +276,7 @@ def keep(folder: Path, title: str) -> Path:
         key: [references.anywhere({key: value}).get(key) for value in values]
         for key, values in info["varied"].items()
     }
-    text = json.dumps(info, indent=1) + "\n"
-    references.replace(place, folder.glob("*.csv"), {"provenance.json": text})
+    references.replace(place, folder.glob("*.csv"), info)
     return place
 
 
@@ -294,7 +293,8 @@ def kept(title: str, table: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     place = root() / "book" / "reference" / f"sweep.{title}"
     if not place.is_dir():
         raise FileNotFoundError(f"no sweep is kept; make it: toroid sweep ... --reference {title}")
-    return pd.read_csv(place / f"{table}.csv"), json.loads((place / "provenance.json").read_text())
+    tables, info = references.opened(place)
+    return tables[table], info
 
 
 def together(prefix: str, table: str, parameters: Sequence[str]) -> pd.DataFrame:

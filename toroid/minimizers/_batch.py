@@ -101,8 +101,8 @@ def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
     """A folder that is here has the images that its minimizers were trained and tested on."""
     now: dict[tuple[str, int | None], dict[str, str]] = {}
     for minimizer in minimizers:
-        name, subset = place = minimizer.dataset, minimizer.subset
-        if not data.class_folders(name):
+        place = minimizer.dataset, minimizer.subset
+        if not data.class_folders(minimizer.dataset):
             continue
         if place not in now:
             now[place] = digests_of(*minimizer.load())
@@ -110,8 +110,9 @@ def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
         if any(record.get(part, here) != here for part, here in now[place].items()):
             raise ValueError(
                 f"minimizer {minimizer.key[:12]} of {store.folder} was trained or tested on other "
-                f"images of {name} than are there now. Give the changed folder another name, or "
-                f"remove the files {minimizer.key[:12]}... from the store, to train it again"
+                f"images of {minimizer.dataset} than are there now. Give the changed folder "
+                f"another name, or remove the files {minimizer.key[:12]}... from the store, to "
+                "train it again"
             )
 
 

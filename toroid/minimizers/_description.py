@@ -29,10 +29,11 @@ class Stored:
     Attributes:
         state: State dict, on the CPU.
         record: Description, errors and losses, the algorithm's report (``"failed"`` says why this
-            is not what was asked for, or is empty), history, seconds (of the last
-            start, if it was cut off before; a share of them if several were trained as one),
-            a digest of the training images and one of the test images, device, threads (other numbers of them round otherwise), torch's default precision
-            (on which nothing depends), how precisely products are taken, versions.
+            is not what was asked for, or is empty), history, seconds (of the last start, if it was
+            cut off before; a share of them if several were trained as one), a digest of the
+            training images and one of the test images, device, threads (other numbers of them round
+            otherwise), torch's default precision (on which nothing depends), how precisely products
+            are taken, versions.
     """
 
     state: dict[str, Tensor]

@@ -25,7 +25,8 @@ class Checkpoint:
     not a pickle. A training with other settings, first weights or data, with another network (by
     its modules and their settings) or task (by its functions and what they hold), or with a
     generator in another state, does not go on from it: that is a ValueError. Of a loader's batches
-    the number counts. From one that is damaged none goes on: that is a warning, and the training begins anew.
+    the number counts. From one that is damaged none goes on: that is a warning, and the training
+    begins anew.
 
     Args:
         path: A safetensors file; it need not exist. Files of parts of a training have names that
