@@ -401,6 +401,22 @@ def test_running_statistics_travel_with_their_units():
         assert torch.equal(alignment.state[name], b[name][pi])
 
 
+@pytest.mark.parametrize("method", ["sequential", "coordinate"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("factors", [(1e-22, 1e-22), (1e-38, 1.0), (1e20, 1e20), (1.0, 1e37)])
+def test_weights_of_any_size_are_matched(method, kind, factors):
+    model = toroid.mlp((6,), classes=3, hidden=(9, 8))
+    symmetry = toroid.find_symmetries(model, torch.randn(4, 6))
+    orders = {"1": torch.randperm(9), "3": torch.randperm(8)}
+    moved = toroid.permute(model.state_dict(), orders, symmetry)
+    a, b = (
+        {k: (v.double() * factor).to(kind) for k, v in state.items()}
+        for state, factor in zip((model.state_dict(), moved), factors, strict=True)
+    )
+    found = toroid.align(b, to=a, symmetry=symmetry, method=method).permutations
+    assert all(torch.equal(found[name], orders[name].argsort()) for name in orders)
+
+
 def test_a_zero_row_has_no_preference():
     a = torch.eye(3)
     b = torch.eye(3)[[1, 0, 2]]

@@ -12,6 +12,7 @@ change are not visited.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -241,6 +242,17 @@ def _taken(tensor: Tensor, dim: int, source: Tensor, sign: Tensor) -> Tensor:
     return taken * sign.view(shape) if (sign < 0).any() else taken
 
 
+def _moderate(weights: State) -> dict[str, Tensor]:
+    """Times a power of two, where products would be too small or large for numbers; else none."""
+    most = max((float(v.abs().max()) for v in weights.values() if v.numel()), default=1.0)
+    power = math.frexp(most)[1]  # 0 of 0
+    if abs(power) < 48:  # squares and their sums, those of smaller weights too, are in range
+        return {}
+    # in two steps: one power may itself be out of range
+    half = -power // 2
+    return {k: v * 2.0**half * 2.0 ** (-power - half) for k, v in weights.items()}
+
+
 class Overlaps:
     """Products of two states for all groups, made when they are asked for, and kept.
 
@@ -263,6 +275,8 @@ class Overlaps:
             for axis in group.axes:
                 self.acting.setdefault(axis.parameter, []).append((group, axis))
         self.weights = sorted({x.parameter for g in symmetry.groups for x in g.axes if x.weighs})
+        for state in (self.a, self.b):
+            state.update(_moderate({name: state[name] for name in self.weights}))
         self.like = next(x for x in self.a.values() if x.is_floating_point())
         self.made: dict[tuple[Any, ...], Overlap] = {}
         self.at: dict[tuple[str, int], dict[int, list[int]]] = {}
