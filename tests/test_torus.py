@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -549,3 +550,27 @@ def test_masks_that_differ_are_refused():
     for pair in ((a, other), (other, a), (a, {**a, "mask": torch.zeros(5, 5).double()})):
         with pytest.raises(ValueError, match="'mask' contains NaN or infinite numbers that the"):
             toroid.Linear(*pair)
+
+
+@pytest.mark.parametrize("call", [toroid.normalize, toroid.balance])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("power", [-39, -30, -22, -13, -5, 4, 13, 20, 30])
+def test_states_of_any_size_have_their_normal_form_or_are_told(call, kind, power):
+    model, x = toroid.mlp((6,), classes=3, hidden=(9, 8)), torch.randn(4, 6)
+    symmetry = toroid.find_symmetries(model, x)
+    state = {k: (v.double() * 10.0**power).to(kind) for k, v in model.state_dict().items()}
+    if not all(v.isfinite().all() and v.any() for v in state.values()):
+        pytest.skip("there are no such numbers")
+    exact = call({k: v.double() for k, v in state.items()}, symmetry)
+    limits, sizes = torch.finfo(kind), [float(v.abs().max()) for v in exact.values()]
+    try:
+        found = call(state, symmetry)
+    except ValueError as error:
+        told, found = str(error), None
+    if found is None:
+        assert re.search(r"would hold numbers of .* which torch\.\w+ does not have", told)
+        assert min(sizes) < limits.tiny or max(sizes) > limits.max
+        return
+    for name, value in exact.items():
+        error = (found[name].double() - value).abs()
+        assert error.max() <= 64 * limits.eps * value.abs().max() + limits.tiny

@@ -25,6 +25,7 @@ from ._state import (
     check_number,
     check_pair,
     check_step,
+    check_tensors,
     difference,
     inexact,
 )
@@ -125,7 +126,18 @@ class Torus:
 
     def normalize(self, state: State, turns: bool = False) -> dict[str, Tensor]:
         """Every unit over the norm of its incoming weights, front to back; see `normalize`."""
-        result = {k: widened(v) for k, v in state.items()}
+        result, dead = self._normalized({k: widened(v) for k, v in state.items()}, turns)
+        if _out_of_range(result, state, self.symmetry):  # products of norms on the way may be
+            result, dead = self._normalized(_doubled(state), turns)
+        if dead:
+            listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
+            warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=3)
+        return _narrowed(result, state, self.symmetry)
+
+    def _normalized(
+        self, result: dict[str, Tensor], turns: bool
+    ) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """The tensors of a dict normalised, and how many units of which scales are dead."""
         dead = {}
         for step in self.steps(turns):
             if isinstance(step, Group):
@@ -136,10 +148,7 @@ class Torus:
                 dead[step.name] = count
                 norms = _settle_dead(result, step, norms)
             multiply(result, step, 1 / norms)
-        if dead:
-            listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
-            warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=3)
-        return {k: v.to(state[k].dtype) for k, v in result.items()}
+        return result, dead
 
     def project(self, state: State) -> dict[str, Tensor]:
         """The nearest point of the torus: each vector over its norm, dead ones as they are.
@@ -223,6 +232,41 @@ class Torus:
         return result
 
 
+def _doubled(state: State) -> dict[str, Tensor]:
+    return {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _out_of_range(result: State, state: State, symmetry: Symmetry) -> list[str]:
+    """The tensors whose numbers their precision does not have.
+
+    Weights that vanish count; a bias that does is nothing beside them.
+    """
+    inside = replace(symmetry, output=None).scales  # of the last layer the biases weigh too
+    weights = {axis.parameter for scale in inside for axis in scale.axes if axis.weighs}
+    lost = []
+    for name, before in state.items():
+        if not inexact(before) or not before.numel() or before.isinf().any():
+            continue
+        limits, now = torch.finfo(before.dtype), float(result[name].abs().max())
+        least = limits.tiny if name in weights and before.any() else 0.0
+        if not least <= now <= limits.max:
+            lost.append(name)
+    return lost
+
+
+def _narrowed(result: State, state: State, symmetry: Symmetry) -> dict[str, Tensor]:
+    """In the precision of a state, if that has such numbers; a zero it has."""
+    held = {k: v for k, v in state.items() if result[k].any()}
+    if lost := _out_of_range(result, held, symmetry):
+        name, most = lost[0], float(result[lost[0]].abs().max())
+        raise ValueError(
+            f"{name!r} would hold numbers of {most:.3g}, which {state[name].dtype} does not have: "
+            "weights or biases before it are very large or very small. Pass the state in float64: "
+            "{k: v.double() if v.is_floating_point() else v for k, v in state.items()}"
+        )
+    return {k: v.to(state[k].dtype) for k, v in result.items()}
+
+
 def tangential(steps: Tensor, points: Tensor) -> Tensor:
     """The part of each step along its sphere: less what points to the point, (units, numbers)."""
     return steps - (steps * points).sum(1, keepdim=True) * points
@@ -268,8 +312,8 @@ def normalize(
         States of less than float32 are computed in it and rounded once, at the end.
 
     Raises:
-        ValueError: If the state does not fit the symmetry or holds NaN, or `bias`, `output`,
-            `gains` or `turns` is another word.
+        ValueError: If the state does not fit the symmetry or holds NaN, `bias`, `output`, `gains`
+            or `turns` is another word, or the result is out of the range of the state's precision.
 
     Warns:
         UserWarning: If units are dead. Their vector stays at zero, their scale is settled by their
@@ -335,8 +379,8 @@ def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
         >>> bool(torch.allclose(made, read))
         True
     """
-    normal = normalize(state, symmetry, output="keep")
-    result = {k: v.double() if v.is_floating_point() else v for k, v in normal.items()}
+    check_tensors(state)
+    result = normalize(_doubled(state), symmetry, output="keep")
     scales = [
         scale
         for scale in replace(symmetry, output=None).scales
@@ -344,7 +388,7 @@ def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
     ]
     for scale, factor in zip(scales, _balancing(result, scales), strict=True):
         multiply(result, scale, factor)
-    return {k: v.to(normal[k].dtype) for k, v in result.items()}
+    return _narrowed(result, state, symmetry)
 
 
 def _balancing(state: State, scales: Sequence[Scale]) -> list[Tensor]:
