@@ -141,3 +141,12 @@ def test_planes_that_cannot_be(model, digits):
     symmetry = toroid.find_symmetries(model, digits.images[:2].double())
     with pytest.raises(ValueError, match="not on the torus"):
         toroid.plane(state, model, digits, symmetry=symmetry)
+
+
+@pytest.mark.parametrize("power", [-38, -30, -22, 20, 30])
+def test_filters_of_any_size_have_ways_of_their_own_size(power):
+    model = toroid.mlp((6,), classes=3, hidden=(9,))
+    state = {k: v * 10.0**power for k, v in model.state_dict().items()}
+    plain, way = (toroid.direction(s, model, seed=3) for s in (model.state_dict(), state))
+    for name, v in plain.items():
+        assert torch.allclose(way[name].double() / 10.0**power, v.double(), rtol=1e-4, atol=1e-6)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from . import _random
 from ._state import State, check_finite, check_model, check_whole, first_names, inexact
 from .symmetry import Symmetry
+from .symmetry._groups import lengths
 from .torus import Torus, tangential
 
 __all__ = ["direction"]
@@ -90,6 +91,6 @@ def _by_filters(z: Tensor, weight: Tensor) -> Tensor:
     """Each filter of the norm of the weight's; nothing of what has no filters."""
     if weight.dim() < 2:
         return torch.zeros_like(weight)
-    sizes, own = (x.flatten(1).norm(dim=1) for x in (weight, z))
+    sizes, own = (lengths(x.flatten(1)) for x in (weight, z))
     factor = sizes / torch.where(own > 0, own, 1.0)  # (filters,)
     return (z * factor.view(-1, *[1] * (weight.dim() - 1))).to(weight)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._state import State, check_choice, check_list, check_number, difference, inexact, shown
 from .symmetry import Symmetry
-from .symmetry._groups import widened
+from .symmetry._groups import lengths, widened
 from .torus import Torus
 
 __all__ = ["Merged", "merge", "renorm"]
@@ -197,7 +197,7 @@ def renorm(state: State, ends: Sequence[State], t: float, symmetry: Symmetry) ->
     result = dict(state)
     for scale in symmetry.scales:
         first, last, own = (torus.vectors(s, scale) for s in (a, b, state))  # (units, numbers)
-        goal = torch.lerp(first.norm(dim=1), last.norm(dim=1), t)
+        goal = torch.lerp(lengths(first), lengths(last), t)
         torus.write(result, scale, own * _over(goal, own)[:, None])
         factor = _over(goal, torch.lerp(first, last, t))[:, None]
         for axis in scale.axes:
@@ -211,5 +211,5 @@ def renorm(state: State, ends: Sequence[State], t: float, symmetry: Symmetry) ->
 
 def _over(goal: Tensor, vectors: Tensor) -> Tensor:
     """The factor that gives each vector its length; 1 for those that have none."""
-    norms = vectors.norm(dim=1)
+    norms = lengths(vectors)
     return torch.where(norms > 0, goal / torch.where(norms > 0, norms, 1.0), 1.0)
