@@ -552,6 +552,35 @@ def test_a_checkpoint_of_another_network_of_the_same_shapes_is_refused(digits, t
             train(change)
 
 
+@pytest.mark.parametrize("wrong", [None, 0, "numpy"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_generator_is_wanted(digits, algorithm, wrong):
+    model = toroid.mlp(digits.shape)
+    before, drawn = torch.get_rng_state(), np.random.default_rng() if wrong == "numpy" else wrong
+    with pytest.raises(ValueError, match=r"takes a torch\.Generator on the CPU, e\.g\."):
+        getattr(training, algorithm)(
+            model, digits, epochs=1, generator=drawn, **ALGORITHMS[algorithm]
+        )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("task", [toroid.tasks.classification, toroid.tasks.regression])
+def test_no_gradient_reaches_what_the_caller_gave(digits, task):
+    model, images = toroid.mlp(digits.shape, hidden=(4,)), digits.images.clone().requires_grad_()
+    number = task is toroid.tasks.regression
+    targets = torch.rand(200, 10, requires_grad=True) if number else digits.labels
+    held = [images, *([targets] if number else []), *model.parameters()]
+    data = [(images, targets)]
+    kinds = [data] if number else [data, dataclasses.replace(digits, images=images)]
+    a, b = (toroid.mlp(digits.shape, hidden=(4,)).state_dict(keep_vars=True) for _ in range(2))
+    held += [*a.values(), *b.values()]
+    for kind in kinds:
+        options = {"epochs": 1, "task": task}
+        training.sgd(model, kind, generator=generator(), **options)
+        toroid.bend(a, b, model, kind, generator=generator(), **options)
+    assert [x.grad for x in held] == [None] * len(held)
+
+
 def test_batches_of_another_run_are_refused(digits, tmp_path):
     model, checkpoint = toroid.mlp(digits.shape, hidden=(8,)), training.Checkpoint(tmp_path / "run")
     batches = [(digits.images[i::4], digits.labels[i::4]) for i in range(4)]

@@ -133,10 +133,10 @@ class Shuffled:
 
 
 def beside(x: Any, device: torch.device) -> Any:
-    """A target where the outputs are."""
-    if not isinstance(x, Tensor) or x.device == device:
+    """A target where the outputs are; no gradient goes into it."""
+    if not isinstance(x, Tensor):
         return x
-    return x.to(device, non_blocking=device.type == "cuda")
+    return x.detach().to(device, non_blocking=device.type == "cuda")
 
 
 def _count(targets: Any, inputs: Any) -> int:

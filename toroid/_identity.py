@@ -14,6 +14,7 @@ from ._state import digest
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial, type)
+CHANGING = (list, dict, set)  # where a function counts, or keeps what it saw
 DEEP = 4  # objects within objects; what refers to itself has an end
 
 
@@ -44,7 +45,8 @@ def _function(part: Any, depth: int) -> str:
         return f"{_function(part.__func__, depth)} of {named(part.__self__, depth)}"
     if not isinstance(part, FunctionType):
         return _kind(part)
-    held = [cell.cell_contents for cell in part.__closure__ or ()]
+    cells = [cell.cell_contents for cell in part.__closure__ or ()]
+    held = [x for x in cells if not isinstance(x, CHANGING)]
     given = [part.__defaults__, part.__kwdefaults__, held]
     rest = f" {named(given, depth)}" if any(given) else ""
     return f"{_kind(part)} {_code(part.__code__)[:16]}{rest}"

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ._state import check_generator
+
 _LENDING = threading.RLock()  # what is drawn may itself draw with a generator
 
 
@@ -122,6 +124,7 @@ def lent(generator: torch.Generator) -> Iterator[None]:
 
 def seed(generator: torch.Generator) -> int:
     """A seed for another generator."""
+    check_generator(generator)
     return int(torch.randint(2**62, (), generator=generator))
 
 

@@ -331,9 +331,9 @@ def check_mapping(name: str, values: object, of: str) -> None:
 
 
 def check_generator(generator: object) -> None:
-    """A generator of torch: a training draws from no other."""
-    if not isinstance(generator, torch.Generator):
+    """A generator of torch: a training draws from no other, on any device."""
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         raise ValueError(
-            f"generator is {shown(generator)}; it takes a torch.Generator, e.g. "
+            f"generator is {shown(generator)}; it takes a torch.Generator on the CPU, e.g. "
             "torch.Generator().manual_seed(0)"
         )

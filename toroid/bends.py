@@ -123,10 +123,11 @@ def bend(
         check_pair(a, state)
         check_finite(state, {name for name, _ in model.named_parameters()})
     check_generator(generator)
+    a, b = ({k: v.detach() for k, v in state.items()} for state in (a, b))
     path = Linear(a, b) if symmetry is None else Geodesic(a, b, symmetry, bias)
     torus = None if symmetry is None else Torus(symmetry, bias)  # a geodesic has checked both
     start = copy.deepcopy(model)
-    first = path(0.5) if middle is None else {k: v.clone() for k, v in middle.items()}
+    first = path(0.5) if middle is None else {k: v.detach().clone() for k, v in middle.items()}
     start.load_state_dict(first, assign=True)  # in the precision of the states
     _tie(start, model)
     chosen = Corner.of(**settings)

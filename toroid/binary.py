@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from ._network import structure
-from ._state import State, check_binary, check_model, check_whole, digest
+from ._state import State, check_binary, check_generator, check_model, check_whole, digest
 from .bends import Bend
 from .data import Dataset
 from .evaluation import Evaluation, Evaluator, Score
@@ -172,6 +172,7 @@ def anneal(
     given = {"sweeps": sweeps, "chains": chains, "hot": hot, "cold": cold, "flips": flips}
     if wrong := {k: v for k, v in given.items() if not v > 0}:
         raise ValueError(f"anneal takes positive numbers, got {wrong}")
+    check_generator(generator)
     states = _Chains(model, chains)
     now, every, rows = states.errors(train), torch.arange(chains), []
     for sweep in range(sweeps):
@@ -281,6 +282,7 @@ def bend(
     """
     check_model(a, model)
     disagree = Hamming(a, b).differ
+    a, b = ({k: v.detach() for k, v in state.items()} for state in (a, b))
     start = fresh(model, generator).to(next(iter(a.values())).dtype)
     with torch.no_grad():
         for name, weight in start.named_parameters():

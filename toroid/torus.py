@@ -247,7 +247,7 @@ def _out_of_range(result: State, state: State, symmetry: Symmetry) -> list[str]:
     for name, before in state.items():
         if not inexact(before) or not before.numel() or before.isinf().any():
             continue
-        limits, now = torch.finfo(before.dtype), float(result[name].abs().max())
+        limits, now = torch.finfo(before.dtype), float(result[name].detach().abs().max())
         least = limits.tiny if name in weights and before.any() else 0.0
         if not least <= now <= limits.max:
             lost.append(name)
@@ -258,7 +258,7 @@ def _narrowed(result: State, state: State, symmetry: Symmetry) -> dict[str, Tens
     """In the precision of a state, if that has such numbers; a zero it has."""
     held = {k: v for k, v in state.items() if result[k].any()}
     if lost := _out_of_range(result, held, symmetry):
-        name, most = lost[0], float(result[lost[0]].abs().max())
+        name, most = lost[0], float(result[lost[0]].detach().abs().max())
         raise ValueError(
             f"{name!r} would hold numbers of {most:.3g}, which {state[name].dtype} does not have: "
             "weights or biases before it are very large or very small. Pass the state in float64: "

@@ -244,7 +244,7 @@ def _taken(tensor: Tensor, dim: int, source: Tensor, sign: Tensor) -> Tensor:
 
 def _moderate(weights: State) -> dict[str, Tensor]:
     """Times a power of two, where products would be too small or large for numbers; else none."""
-    most = max((float(v.abs().max()) for v in weights.values() if v.numel()), default=1.0)
+    most = max((float(v.detach().abs().max()) for v in weights.values() if v.numel()), default=1.0)
     power = math.frexp(most)[1]  # 0 of 0
     if abs(power) < 48:  # squares and their sums, those of smaller weights too, are in range
         return {}

@@ -23,7 +23,7 @@ class Checkpoint:
 
     It holds all that changes from epoch to epoch, is replaced as a whole at the end of one, and is
     not a pickle. A training with other settings, first weights or data, with another network (by
-    its modules and their settings) or task (by its functions and what they hold), or with a
+    its modules and their settings) or task (by its functions and the numbers they hold), or with a
     generator in another state, does not go on from it: that is a ValueError. Of a loader's batches
     the number counts. From one that is damaged none goes on: that is a warning, and the training
     begins anew.

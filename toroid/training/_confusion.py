@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._batches import Batches, Data
+from .._state import check_generator
 from ..data import Dataset
 from ..evaluation import evaluate
 from ..tasks import Task, checked_task, classification
@@ -119,6 +120,7 @@ def adversarial(
         epochs=chosen.confusion_epochs, batch_size=chosen.batch_size, lr=chosen.confusion_lr,
         momentum=0.0, weight_decay=0.0, warmup=chosen.warmup, precision=chosen.precision,
     )  # fmt: skip
+    check_generator(generator)
     classes = isinstance(train, Dataset) and checked_task(task) is classification
     confusion, confused = (
         (_random_labels(train, chosen, generator), task)

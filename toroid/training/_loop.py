@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
 from .._identity import network
-from .._state import digest
+from .._state import check_generator, digest
 from ..data import Dataset
 from ..tasks import classification, identity
 from ._checkpoint import Checkpoint
@@ -50,6 +50,8 @@ class Loop:
     def __post_init__(self) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("no gradient is taken in torch.inference_mode: train outside of it")
+        for generator in self.generators:
+            check_generator(generator)
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
@@ -65,7 +67,8 @@ class Loop:
                 f"{tuple(self.train.images.shape)}: train with augment=False"
             )
         if self.train.images.is_floating_point():  # once, in the precision of the weights
-            self.train = replace(self.train, images=self.train.images.to(weights[0].dtype))
+            images = self.train.images.detach().to(weights[0].dtype)
+            self.train = replace(self.train, images=images)
         self.size = min(self.settings.batch_size, len(self.train))
         self.batches = len(self.train) // self.size
         self.scale = self.size if self.networks.task is classification else 1
@@ -192,7 +195,7 @@ class Loop:
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
         settings = self.identity or self.settings.identity()
-        return {**settings, **identity(self.networks.task), **self._many(), **self.began}
+        return {**settings, **self._many(), **self.began}
 
     def _beginning(self) -> dict[str, Any]:
         """What a run begins from; a loader's batches may be drawn anew at each walk."""
@@ -207,8 +210,8 @@ class Loop:
         }
         said = {name: digest(part)[:16] for name, part in parts.items()}
         said["network"] = network(self.networks.module)
-        trained = {"trained": [*self.networks.weights]}
-        return trained | {name: f"of digest {part}" for name, part in said.items()}
+        told = {**identity(self.networks.task), "trained": [*self.networks.weights]}
+        return told | {name: f"of digest {part}" for name, part in said.items()}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):
@@ -225,7 +228,7 @@ class Loop:
         )  # momenta are not there before the first step
         differ = sorted(
             (k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k)),
-            key=lambda k: (k in self.began, k),  # a digest says least
+            key=lambda k: (str(saved.get(k)).startswith("of digest"), k),  # which says least
         )
         if differ:
             told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])

@@ -206,7 +206,8 @@ def _moved(like: Tensor) -> Callable[[Any], Any]:
         if not isinstance(x, Tensor):
             return x
         kind = like.dtype if x.is_floating_point() else x.dtype
-        return x.to(like.device, kind, copy=True, non_blocking=like.device.type == "cuda")
+        fast = like.device.type == "cuda"
+        return x.detach().to(like.device, kind, copy=True, non_blocking=fast)
 
     return move
 
