@@ -14,7 +14,12 @@ from networks import gap
 from toroid.book import checkpoints
 from toroid.book.cli import main
 
-MODEL = "def net():\n    import toroid\n    return toroid.mlp((4,), classes=3, hidden=(6, 5))\n"
+MODEL = """
+import sys, toroid
+def net(): return toroid.mlp((4,), classes=3, hidden=(6, 5))
+def fails(): raise RuntimeError("not today")
+def leaves(): sys.exit(3)
+"""
 HOW = ["--model", "small_networks:net", "--example", "1,4"]
 
 
@@ -122,20 +127,26 @@ def test_no_pickle_is_run(files):
         (["a.safetensors", "b.safetensors", "--model", "nowhere:net", *HOW[2:]], "nowhere"),
         (["a.safetensors", "b.safetensors", "--model", "json:dumps", *HOW[2:]], "json:dumps"),
         (["a.safetensors", "b.safetensors", *HOW[:2], "--example", "1,7"], "with this --example"),
+        (["a.safetensors", "b.safetensors", *HOW[:2], "--example", "1" * 12 + ",4"], "of at most"),
+        (["a.safetensors", "b.safetensors", *HOW[:2], "--example", "9" * 30], "of at most"),
+        (["a.safetensors", "b.safetensors", "--model", "small_networks:fails", *HOW[2:]], "RuntimeError: not today"),
+        (["a.safetensors", "b.safetensors", "--model", "small_networks:leaves", *HOW[2:]], "SystemExit: 3"),
+        (["a.safetensors", "b.safetensors", *HOW, "-o", "folder.safetensors"], "a folder; give the name of a file"),
         (["a.safetensors", "nan.safetensors", *HOW], "contains NaN"),
         (["a.safetensors", "other.safetensors", *HOW], "does not fit the model"),
         (["a.safetensors", "text.safetensors", *HOW], "no safetensors file"),
         (["a.safetensors", "list.pt", *HOW], "holds no state dict"),
     ],
-)
+)  # fmt: skip
 def test_wrong_use_is_told(files, words, told):
     folder, _, a, _ = files
     nan = {k: v / 0 - v / 0 for k, v in a.items()}
     safetensors.torch.save_file(nan, "nan.safetensors")
     safetensors.torch.save_file({"w": torch.zeros(2)}, "other.safetensors")
     (folder / "text.safetensors").write_text(json.dumps({}))
+    (folder / "folder.safetensors").mkdir()
     torch.save([1, 2], "list.pt")
-    done = run("align", *words, "-o", "c.safetensors")
+    done = run("align", "-o", "c.safetensors", *words)
     assert done.exit_code == 2
     assert told in done.output
     assert not (folder / "c.safetensors").exists()

@@ -258,6 +258,21 @@ def test_a_sidecar_that_was_cut_off_and_anothers_json(tmp_path):
     assert (tmp_path / "notes.json").exists()
 
 
+def test_a_folder_of_a_minimizers_name_and_json_without_end_are_no_minimizers(tmp_path):
+    store, minimizer = Store(tmp_path), Minimizer(width=0.02, settings={"epochs": 1})
+    sidecar = tmp_path / f"{minimizer.key}.json"
+    sidecar.mkdir()
+    assert minimizer not in store
+    assert (store.table().empty, store.verify(), store.prune()) == (True, {}, [])
+    with pytest.raises(KeyError, match="is not in"):
+        store.get(minimizer)
+    sidecar.rmdir()
+    sidecar.write_text('{"description": ' + "[" * 100_000)
+    with pytest.raises(minimizers.DamagedError, match="is damaged"):
+        store.get(minimizer)
+    assert store.verify() == {minimizer.key: f"{sidecar.name} cannot be read"}
+
+
 def test_a_damaged_minimizer_is_set_aside_and_trained_again(tmp_path):
     store, (first, second) = Store(tmp_path), (Minimizer(**{**SMALL, "seed": s}) for s in (0, 1))
     bits = [stored.state for stored in train_all([first, second], store, progress=False)]

@@ -184,12 +184,18 @@ def test_a_real_page_is_swept(tmp_path):
     assert table.groupby("width")["seed"].count().to_dict() == {0.05: 1, 0.1: 1}
 
 
+# what dask-jobqueue does not make to the end complains as it is collected
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed cluster:ResourceWarning")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- 1", "takes a mapping"),
         ("class: Nothing\njobs: 1", "has no such class"),
         ("jobs: 2", "takes a mapping"),
+        ("class: SLURMCluster\njobs: 1", "specify how much cores and memory"),
+        ("class: SLURMCluster\njobs: 1\nsize: 3", "unexpected keyword argument 'size'"),
+        ("class: SLURMCluster\njobs: many", "jobs is 'many'; it must be an integer"),
     ],
 )
 def test_a_cluster_that_is_not_described_is_refused(text, message, tmp_path):
@@ -225,3 +231,9 @@ def test_the_recipe_is_the_best_of_those_that_fit():
     found = tables.recipes(table, 0.005)
     assert found["taken"].tolist() == [False, True, False]
     assert not tables.recipes(table, -1)["taken"].any()
+
+
+@pytest.mark.parametrize("word", ["results=a,b", "results=a"])
+def test_a_sweep_takes_no_folder_of_results(word):
+    with pytest.raises(ParameterError, match="-o says where they lie"):
+        sweeps.grid("minimizers", [word, "width=0.5,1"])

@@ -552,6 +552,28 @@ def test_a_checkpoint_of_another_network_of_the_same_shapes_is_refused(digits, t
             train(change)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_cannot_be_trained_is_told(digits, algorithm):
+    def model():
+        return toroid.mlp(digits.shape, hidden=(4,))
+
+    def train(network, data):
+        options = {"epochs": 1, "generator": generator(), **ALGORITHMS[algorithm]}
+        return getattr(training, algorithm)(network, data, **options)
+
+    empty, broken = Dataset(digits.images[:0], digits.labels[:0], 10, "few"), model()
+    with torch.no_grad():
+        broken[1].weight[0, 0] = torch.nan
+    for network, data, told in (
+        (model().requires_grad_(False), digits, "every weight is frozen"),
+        (model().to("meta"), digits, "on the meta device, where it has no numbers"),
+        (broken, digits, "'1.weight' contains NaN"),
+        (model(), empty, "the data set 'few' is empty"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            train(network, data)
+
+
 @pytest.mark.parametrize("wrong", [None, 0, "numpy"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_generator_is_wanted(digits, algorithm, wrong):

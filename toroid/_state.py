@@ -240,7 +240,11 @@ def check_model(state: State, model: nn.Module) -> None:
             f"the state has {', '.join(extra[:5])}, which the model has not; if the model is the "
             "right one, leave them out"
         )
-    check_alike({k: v.to(state[k]) for k, v in own.items()}, state)
+    # without numbers, which a model on the meta device has not
+    like = {k: (state[k].dtype, state[k].device) for k in own}
+    check_alike(
+        {k: torch.empty_like(v, dtype=like[k][0], device=like[k][1]) for k, v in own.items()}, state
+    )
     for name, first in first_names(model).items():
         tied = name != first and state[name] is not state[first]
         if tied and not torch.equal(state[name], state[first]):

@@ -19,7 +19,7 @@ from ._network import Kept, measure, run, structure, transparent
 from ._random import same_noise
 from ._relu import overwrite
 from ._repair import HOW, Enough, Moments, layers, moved, watched
-from ._state import State, check_choice, check_model, first_names, later_names
+from ._state import State, check_choice, check_model, check_whole, first_names, later_names
 from .data import Dataset
 from .tasks import Task, check_one, checked_task, classification, judged, probable, take
 
@@ -73,8 +73,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, (*PRECISIONS, "int8"))
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be positive")
+        check_whole("batch_size", self.batch_size, 1)
 
     @classmethod
     def of(cls, **how: Any) -> Evaluation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from ..symmetry import find_symmetries, same_function
 from ..torus import normalize
 
 PREFIXES = ("module.", "_orig_mod.")
+LARGEST = 10**9  # numbers of an example, 4 GB of them
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 
 
@@ -126,8 +128,10 @@ def model_of(name: str) -> nn.Module:
     try:
         made = getattr(importlib.import_module(place), function)
         model = made if isinstance(made, nn.Module) else made()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"--model {name}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever another's code does
+        kind = "" if isinstance(error, (ImportError, AttributeError)) else type(error).__name__
+        told = f"{kind}: {error}".removeprefix(": ")
+        raise CheckpointError(f"--model {name}: {told}") from error
     if not isinstance(model, nn.Module):
         raise CheckpointError(
             f"--model {name} gives a {type(model).__name__}; it takes a function without arguments "
@@ -146,8 +150,11 @@ def example_of(shape: str) -> Tensor:
         sizes = [int(part) for part in shape.split(",")]
     except ValueError:
         sizes = []
-    if not sizes or min(sizes) < 1:
-        raise CheckpointError(f"--example is {shape!r}; it takes a shape, batch first: 1,3,32,32")
+    if not sizes or min(sizes) < 1 or math.prod(sizes) > LARGEST:
+        raise CheckpointError(
+            f"--example is {shape!r}; it takes a shape, batch first: 1,3,32,32, of at most "
+            f"{LARGEST:,} numbers"
+        )
     generator = torch.Generator().manual_seed(0)
     return torch.randn(max(2, sizes[0]), *sizes[1:], generator=generator)
 
@@ -207,7 +214,7 @@ def _check_same(
     model: nn.Module, one: Checkpoint, state: dict[str, Tensor], example: Tensor, output: str
 ) -> None:
     """Moving changed nothing; in float32, sums in another order differ by rounding."""
-    like = next(v for v in state.values() if v.is_floating_point())
+    like = next((v for v in state.values() if v.is_floating_point()), example)
     report = same_function(model, one.state, state, example.to(like.dtype), output=output)
     if not report:
         raise CheckpointError(
@@ -231,8 +238,14 @@ def write(path: Path, state: Mapping[str, Tensor], inputs: Sequence[Checkpoint],
 
 
 def check_output(path: Path, inputs: Sequence[Path]) -> None:
-    """A name that can be written to: known before anything is computed."""
+    """A name that can be written to: known before anything is computed.
+
+    Raises:
+        CheckpointError: If it cannot.
+    """
     if path.suffix != ".safetensors":
         raise CheckpointError(f"-o is {path}; the name of a file to write ends in .safetensors")
+    if path.is_dir():
+        raise CheckpointError(f"-o is {path}, a folder; give the name of a file")
     if path.resolve() in [one.resolve() for one in inputs]:
         raise CheckpointError(f"-o is {path}, one of the inputs; give another name")

@@ -17,6 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .._files import DamagedError, read_json, write, write_json
+from .._state import check_whole
 from . import notebooks, references
 from .parameters import ParameterError, declared, parse, root, validate
 
@@ -86,6 +87,8 @@ def grid(name: str, assignments: Sequence[str], over: Sequence[str] = (), **fixe
         values[key] = [parse(name, [f"{key}={x.strip()}"])[key] for x in text.split(divider)]
     for key in over:
         values[key] = _entries(name, key, values.get(key))
+    if "results" in values:
+        raise ParameterError("a sweep has a folder of results for each run; -o says where they lie")
     for key, listed in values.items():
         if twice := [value for value in listed if listed.count(value) > 1]:
             raise ParameterError(f"{key} has {twice[0]!r} twice; the places of a grid are distinct")
@@ -353,7 +356,10 @@ def _cluster(where: str) -> Any:
     made = getattr(dask_jobqueue, str(told.pop("class")), None)
     if made is None:
         raise ParameterError(f"{where}: dask_jobqueue has no such class, e.g. SLURMCluster")
-    jobs = told.pop("jobs")
-    workers = made(**told)
+    try:
+        jobs = check_whole("jobs", told.pop("jobs"), 1)
+        workers = made(**told)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{where}: {error}") from error
     workers.scale(jobs=jobs)
     return workers

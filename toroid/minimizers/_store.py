@@ -59,7 +59,7 @@ class Store:
 
     def __contains__(self, minimizer: Minimizer) -> bool:
         """Whether it has been trained."""
-        return self._sidecar(minimizer).exists()
+        return self._sidecar(minimizer).is_file()
 
     def _sidecar(self, minimizer: Minimizer) -> Path:
         return self.folder / f"{minimizer.key}.json"
@@ -69,7 +69,9 @@ class Store:
 
     def _sidecars(self) -> list[Path]:
         """Those that are there; another's JSON has no key for a name."""
-        return [p for p in sorted(self.folder.glob("*.json")) if _KEY.fullmatch(p.stem)]
+        return [
+            p for p in sorted(self.folder.glob("*.json")) if _KEY.fullmatch(p.stem) and p.is_file()
+        ]
 
     def _record(self, path: Path) -> dict[str, Any]:
         """What a sidecar holds; a `DamagedError` if it is not one that was written for its key."""
@@ -77,7 +79,7 @@ class Store:
         # Sidecars had no digest of their own until now: those hold the weights' digest, and the
         # description that belongs to the key. No single flip makes a new one look like that.
         if is_sealed(data) or data.startswith(b'{"description": '):
-            with suppress(ValueError, TypeError):  # not JSON, or not text
+            with suppress(ValueError, TypeError, RecursionError):  # not JSON, or not text
                 record = json.loads(data)
                 if record.keys() >= _WRITTEN and _key(record["description"]) == path.stem:
                     record.pop("digest", None)
@@ -108,7 +110,7 @@ class Store:
         """
         try:
             record = self._record(self._sidecar(minimizer))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             raise KeyError(f"{minimizer.key} is not in {self.folder}: {minimizer.json}") from None
         return Stored(safetensors.torch.load(self._read(minimizer.key, record)), record)
 

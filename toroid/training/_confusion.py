@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .._batches import Batches, Data
-from .._state import check_generator
 from ..data import Dataset
 from ..evaluation import evaluate
 from ..tasks import Task, checked_task, classification
@@ -28,7 +27,7 @@ from ._settings import (
     Settings,
     Share,
 )
-from ._trained import Trained, begin, shortfall
+from ._trained import Trained, begin, check_start, shortfall
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,7 +119,7 @@ def adversarial(
         epochs=chosen.confusion_epochs, batch_size=chosen.batch_size, lr=chosen.confusion_lr,
         momentum=0.0, weight_decay=0.0, warmup=chosen.warmup, precision=chosen.precision,
     )  # fmt: skip
-    check_generator(generator)
+    check_start(model, generator)
     classes = isinstance(train, Dataset) and checked_task(task) is classification
     confusion, confused = (
         (_random_labels(train, chosen, generator), task)
@@ -160,7 +159,8 @@ def _random_labels(train: Dataset, chosen: Adversarial, generator: torch.Generat
     drawn = torch.rand(images.shape, generator=generator, dtype=torch.float32)
     holes = drawn.to(images.device) < chosen.zeroed
     labels = torch.randint(train.classes, (len(images),), generator=generator)
-    return Dataset(images.masked_fill(holes, 0.0), labels.to(images.device), train.classes)
+    images = images.masked_fill(holes, 0.0)
+    return replace(train, images=images, labels=labels.to(images.device))
 
 
 def _others_targets(

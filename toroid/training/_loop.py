@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
 from .._identity import network
-from .._state import check_generator, digest
+from .._state import digest
 from ..data import Dataset
 from ..tasks import classification, identity
 from ._checkpoint import Checkpoint
@@ -50,17 +50,19 @@ class Loop:
     def __post_init__(self) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("no gradient is taken in torch.inference_mode: train outside of it")
-        for generator in self.generators:
-            check_generator(generator)
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
         self.began: dict[str, Any] = {}
+        if not weights:
+            raise ValueError("every weight is frozen: none has requires_grad=True to be trained")
         self.optimizer = self.settings.optimizer(weights)
         self.device = weights[0].device
         if not isinstance(self.train, Dataset):
             self._other()
             return
+        if not len(self.train):
+            raise ValueError(f"the data set {self.train.name!r} is empty")
         if self.settings.augment and self.train.images.dim() != 4:
             raise ValueError(
                 "augment shifts and flips images (N, channels, height, width); these have shape "

@@ -18,7 +18,7 @@ from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._networks import Networks
 from ._settings import Keywords, Positive, Range, Settings
-from ._trained import Trained, begin, shortfall
+from ._trained import Trained, begin, check_start, shortfall
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -92,6 +92,7 @@ def replicated_sgd(
         True
     """
     chosen = ReplicatedSGD.of(**settings)
+    check_start(model, generator)
     replicas = chosen.replicas
     models = [model, *(fresh(model, generator) for _ in range(replicas - 1))]
     generators = [_spawn(generator) for _ in models]

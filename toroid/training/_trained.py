@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .._batches import Data
+from .._state import check_finite, check_generator
 from ..data import Dataset
 from ..evaluation import evaluate
 from ..tasks import Task, checked_task, classification
@@ -68,6 +69,12 @@ def finished(
     return Trained(state, history, {"failed": shortfall(error, train, task)})
 
 
+def check_start(model: nn.Module, generator: torch.Generator) -> None:
+    """A network whose weights are numbers, and what draws the rest."""
+    check_generator(generator)
+    check_finite(model.state_dict(), set())  # infinite ones stay as they are: a mask's
+
+
 def begin(
     models: Sequence[nn.Module],
     train: Data,
@@ -79,6 +86,8 @@ def begin(
     stacked: bool | None = None,
     task: Task = classification,
 ) -> Loop:
+    for model, generator in zip(models, generators, strict=True):
+        check_start(model, generator)
     networks = Networks(
         models, device_of(train, models[0]), settings.precision, stacked, generators,
         checked_task(task),
