@@ -170,6 +170,17 @@ def test_a_cut_image_is_named_with_what_is_wrong(kept, tmp_path):
         data.load(str(tmp_path))
 
 
+def test_an_image_that_claims_to_be_huge_is_named(tmp_path):
+    write_class_folders(tmp_path)
+    path = tmp_path / "train" / "bee" / "wide.bmp"
+    Image.new("RGB", (6, 6)).save(path)
+    head = bytearray(path.read_bytes())
+    head[18:26] = (40_000).to_bytes(4, "little") * 2  # width and height
+    path.write_bytes(head)
+    with pytest.raises(ValueError, match=f"{path} cannot be read as an image: .*Replace it"):
+        data.load(str(tmp_path))
+
+
 def write_grey(folder, *images):
     for split in ("train", "test"):
         (folder / split / "x").mkdir(parents=True)

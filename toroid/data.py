@@ -39,6 +39,8 @@ THRESHOLDED = {f"{name}-binary": name for name in ("digits", "mnist", "fashion-m
 #: Drawn data sets, and the seeds that they are drawn from.
 PATTERNS = {"random-patterns": 0, "teacher-student": 1, "hidden-manifold": 2}
 DATASETS = (*IMAGES, *PATTERNS, *THRESHOLDED)
+#: What Pillow raises of a broken file.
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -421,7 +423,7 @@ def _read(path: str) -> Image.Image | NDArray[Any]:
             if image.mode.startswith("I"):
                 return _deep(np.asarray(image))
             return image.convert("L" if image.mode in ("1", "L") else "RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises of a broken file
+    except BROKEN as error:
         raise ValueError(
             f"{path} cannot be read as an image: {error}. Replace it, or take it out of the folder"
         ) from error
