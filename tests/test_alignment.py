@@ -417,6 +417,30 @@ def test_weights_of_any_size_are_matched(method, kind, factors):
     assert all(torch.equal(found[name], orders[name].argsort()) for name in orders)
 
 
+@pytest.mark.parametrize("method", ["sequential", "coordinate"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 1, 1e30),
+        (1e-6, 1e-6, 1e17),
+        (1e15, 1e-10, 1),
+        (1, 1e-25, 1),
+        (1e-25, 1e-25, 1),
+        (1e-30, 1, 1e30),
+    ],
+)
+def test_layers_of_other_sizes_are_matched(method, sizes):
+    model = toroid.mlp((6,), classes=3, hidden=(9, 8))
+    symmetry = toroid.find_symmetries(model, torch.randn(4, 6))
+    orders = {"1": torch.randperm(9), "3": torch.randperm(8)}
+    of = {"1": sizes[0], "3": sizes[1], "5": sizes[2]}
+    state = {k: v * of[k[0]] for k, v in model.state_dict().items()}
+    moved = toroid.permute(state, orders, symmetry)
+    found = toroid.align(moved, to=state, symmetry=symmetry, method=method)
+    assert all(torch.equal(found.permutations[k], v.argsort()) for k, v in orders.items())
+    assert min(found.similarity.values()) > 0.999
+
+
 def test_a_zero_row_has_no_preference():
     a = torch.eye(3)
     b = torch.eye(3)[[1, 0, 2]]

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 import toroid
 from networks import gap
 from PIL import Image
@@ -171,6 +172,21 @@ def test_numbers_are_of_their_kind_and_in_range():
     ):
         with pytest.raises(ValueError, match=f"{name} is {value}; it must be {what}"):
             Minimizer(**{**SMALL, name: value})
+
+
+def test_one_network_has_one_key():
+    """Torch counts seeds modulo 2**32, and a zero has no sign."""
+    same = [torch.rand(3, generator=torch.Generator().manual_seed(s)) for s in (5, 2**32 + 5)]
+    assert torch.equal(*same)
+    for seed, like in ((2**32 + 5, 5), (-1, 2**32 - 1)):
+        with pytest.raises(
+            ValueError, match=rf"seed is {seed}; .* the same numbers .* from {like}$"
+        ):
+            Minimizer(seed=seed, settings={"epochs": 1})
+    signed, plain = (
+        Minimizer(settings={"epochs": 1, "weight_decay": zero}) for zero in (-0.0, 0.0)
+    )
+    assert signed.key == plain.key
 
 
 def test_keys_are_those_of_before():
@@ -434,4 +450,6 @@ def test_a_folder_of_other_images_than_a_minimizer_was_trained_or_tested_on_is_t
     with pytest.raises(ValueError, match=r"trained or tested on other images of .* than are"):
         train_all([minimizer], store, progress=False)
     shown.rename(tmp_path / "elsewhere")  # nothing to compare with
+    assert train_all([minimizer], store, progress=False)[0].record == first.record
+    shown.mkdir()  # where it is mounted, say
     assert train_all([minimizer], store, progress=False)[0].record == first.record

@@ -569,8 +569,20 @@ def test_states_of_any_size_have_their_normal_form_or_are_told(call, kind, power
         told, found = str(error), None
     if found is None:
         assert re.search(r"would hold numbers of .* which torch\.\w+ does not have", told)
-        assert min(sizes) < limits.tiny or max(sizes) > limits.max
+        assert min(sizes) < 64 * limits.tiny * limits.eps or max(sizes) > limits.max
         return
     for name, value in exact.items():
         error = (found[name].double() - value).abs()
         assert error.max() <= 64 * limits.eps * value.abs().max() + limits.tiny
+
+
+def test_half_precision_holds_small_weights():
+    model, x = toroid.mlp((64,), classes=10, hidden=(64,)), torch.randn(4, 64)
+    symmetry = toroid.find_symmetries(model, x)
+    state = {k: v.half() for k, v in model.state_dict().items()}
+    state["3.weight"] = torch.full_like(state["3.weight"], 2e-5)
+    normal = toroid.normalize(state, symmetry, output="keep")
+    again = toroid.normalize(normal, symmetry, output="keep")
+    assert gap(normal, again) < 1e-3
+    balanced = toroid.balance(state, symmetry)
+    assert toroid.same_function(model, state, balanced, x)

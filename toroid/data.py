@@ -222,7 +222,8 @@ def class_folders(name: str, root: str | os.PathLike[str] | None = None) -> Path
     if source in IMAGES:
         folder = _root(root) / source
         return folder if source != "digits" and (folder / "train").is_dir() else None
-    return Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else None
 
 
 def sha256(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:

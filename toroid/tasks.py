@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils._pytree import tree_leaves
 
-from ._identity import named
-
 __all__ = [
     "Task", "binary", "classification", "language", "multilabel", "regression", "segmentation",
 ]  # fmt: skip
@@ -355,8 +353,15 @@ def probable(task: Task, outputs: Any) -> bool:
 
 
 def identity(task: Task) -> dict[str, str]:
-    """What tells tasks apart, in words."""
-    return {f"task.{f.name}": named(getattr(task, f.name)) for f in fields(task)}
+    """What tells tasks apart, in words: functions by their names."""
+    return {f"task.{f.name}": _named(getattr(task, f.name)) for f in fields(task)}
+
+
+def _named(part: Any) -> str:
+    if isinstance(part, partial):
+        return f"{_named(part.func)} {part.keywords}"
+    kind = part if hasattr(part, "__qualname__") else type(part)
+    return f"{kind.__module__}.{kind.__qualname__}" if callable(part) else repr(part)
 
 
 def checked_task(task: Any) -> Task:

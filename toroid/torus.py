@@ -31,7 +31,7 @@ from ._state import (
 )
 from .symmetry import Axis, Group, Scale, Symmetry
 from .symmetry._elements import mix, multiply
-from .symmetry._groups import check_floating, check_state, lengths, widened
+from .symmetry._groups import check_floating, check_state, doubled, lengths, widened
 
 __all__ = ["angles", "balance", "distance", "exp", "geodesic", "log", "normalize"]
 
@@ -128,7 +128,7 @@ class Torus:
         """Every unit over the norm of its incoming weights, front to back; see `normalize`."""
         result, dead = self._normalized({k: widened(v) for k, v in state.items()}, turns)
         if _out_of_range(result, state, self.symmetry):  # products of norms on the way may be
-            result, dead = self._normalized(_doubled(state), turns)
+            result, dead = self._normalized(doubled(state), turns)
         if dead:
             listed = ", ".join(f"{name}: {count}" for name, count in dead.items())
             warnings.warn(f"dead units, their vectors left at zero ({listed})", stacklevel=3)
@@ -232,37 +232,43 @@ class Torus:
         return result
 
 
-def _doubled(state: State) -> dict[str, Tensor]:
-    return {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+def _out_of_range(
+    result: State, state: State, symmetry: Symmetry, steps: float | None = None
+) -> list[str]:
+    """The tensors that came out of the range of their precision.
 
-
-def _out_of_range(result: State, state: State, symmetry: Symmetry) -> list[str]:
-    """The tensors whose numbers their precision does not have.
-
-    Weights that vanish count; a bias that does is nothing beside them.
+    Of weights it ends at so many steps from zero, if not said where all digits are there. A bias
+    that vanishes is nothing beside them.
     """
     inside = replace(symmetry, output=None).scales  # of the last layer the biases weigh too
     weights = {axis.parameter for scale in inside for axis in scale.axes if axis.weighs}
     lost = []
     for name, before in state.items():
-        if not inexact(before) or not before.numel() or before.isinf().any():
+        if not inexact(before) or not before.numel():
             continue
-        limits, now = torch.finfo(before.dtype), float(result[name].detach().abs().max())
-        least = limits.tiny if name in weights and before.any() else 0.0
-        if not least <= now <= limits.max:
+        limits, size, was = torch.finfo(before.dtype), _size(result[name]), _size(before)
+        least = limits.tiny if steps is None else steps * limits.tiny * limits.eps
+        vanished = name in weights and size < min(least, was)
+        if vanished or not size <= max(limits.max, was):  # NaN is not
             lost.append(name)
     return lost
+
+
+def _size(tensor: Tensor) -> float:
+    """The largest size of a number."""
+    return float(tensor.detach().abs().max())
 
 
 def _narrowed(result: State, state: State, symmetry: Symmetry) -> dict[str, Tensor]:
     """In the precision of a state, if that has such numbers; a zero it has."""
     held = {k: v for k, v in state.items() if result[k].any()}
-    if lost := _out_of_range(result, held, symmetry):
-        name, most = lost[0], float(result[lost[0]].detach().abs().max())
+    if lost := _out_of_range(result, held, symmetry, steps=64):
+        name = lost[0]
         raise ValueError(
-            f"{name!r} would hold numbers of {most:.3g}, which {state[name].dtype} does not have: "
-            "weights or biases before it are very large or very small. Pass the state in float64: "
-            "{k: v.double() if v.is_floating_point() else v for k, v in state.items()}"
+            f"{name!r} would hold numbers of {_size(result[name]):.3g}, which {state[name].dtype} "
+            "does not have: weights or biases before it are very large or very small. Pass the "
+            "state in float64: {k: v.double() if v.is_floating_point() else v for k, v in "
+            "state.items()}"
         )
     return {k: v.to(state[k].dtype) for k, v in result.items()}
 
@@ -380,7 +386,7 @@ def balance(state: State, symmetry: Symmetry) -> dict[str, Tensor]:
         True
     """
     check_tensors(state)
-    result = normalize(_doubled(state), symmetry, output="keep")
+    result = normalize(doubled(state), symmetry, output="keep")
     scales = [
         scale
         for scale in replace(symmetry, output=None).scales

@@ -283,4 +283,5 @@ def cosines_of_pairs(state: State, to: State, group: Group) -> Tensor:
         return torch.cat([axis.rows(s[axis.parameter]) for axis in axes], 1)
 
     pairs = [(rows(state, axes), rows(to, axes)) for axes in vectors]
-    return torch.stack([torch.cosine_similarity(a, b) for a, b in pairs]).mean(0).cpu()
+    cosines = [(unit_length(a) * unit_length(b)).sum(1) for a, b in pairs]
+    return torch.stack(cosines).mean(0).cpu()

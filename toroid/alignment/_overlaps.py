@@ -12,7 +12,6 @@ change are not visited.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from .._state import State
 from ..symmetry._elements import Element, Step
-from ..symmetry._groups import Axis, Group, Symmetry, widened
+from ..symmetry._groups import Axis, Group, Symmetry, doubled, widened
 
 Acting = list[tuple[Group, Axis]]
 
@@ -242,15 +241,10 @@ def _taken(tensor: Tensor, dim: int, source: Tensor, sign: Tensor) -> Tensor:
     return taken * sign.view(shape) if (sign < 0).any() else taken
 
 
-def _moderate(weights: State) -> dict[str, Tensor]:
-    """Times a power of two, where products would be too small or large for numbers; else none."""
-    most = max((float(v.detach().abs().max()) for v in weights.values() if v.numel()), default=1.0)
-    power = math.frexp(most)[1]  # 0 of 0
-    if abs(power) < 48:  # squares and their sums, those of smaller weights too, are in range
-        return {}
-    # in two steps: one power may itself be out of range
-    half = -power // 2
-    return {k: v * 2.0**half * 2.0 ** (-power - half) for k, v in weights.items()}
+def _ordinary(tensor: Tensor) -> bool:
+    """Whether the products of its numbers, and their sums, are numbers of its precision."""
+    most = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+    return most == 0 or 2.0**-48 < most < 2.0**48
 
 
 class Overlaps:
@@ -275,8 +269,8 @@ class Overlaps:
             for axis in group.axes:
                 self.acting.setdefault(axis.parameter, []).append((group, axis))
         self.weights = sorted({x.parameter for g in symmetry.groups for x in g.axes if x.weighs})
-        for state in (self.a, self.b):
-            state.update(_moderate({name: state[name] for name in self.weights}))
+        if not all(_ordinary(s[name]) for s in (self.a, self.b) for name in self.weights):
+            self.a, self.b = doubled(self.a), doubled(self.b)
         self.like = next(x for x in self.a.values() if x.is_floating_point())
         self.made: dict[tuple[Any, ...], Overlap] = {}
         self.at: dict[tuple[str, int], dict[int, list[int]]] = {}

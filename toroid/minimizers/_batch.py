@@ -98,11 +98,12 @@ def _sound(store: Store, minimizer: Minimizer) -> bool:
 
 
 def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
-    """A folder that is here has the images that its minimizers were trained and tested on."""
+    """A folder whose images are here has the images that its minimizers were trained and tested on."""
     now: dict[tuple[str, int | None], dict[str, str]] = {}
     for minimizer in minimizers:
         place = minimizer.dataset, minimizer.subset
-        if not data.class_folders(minimizer.dataset):
+        folder = data.class_folders(minimizer.dataset)
+        if not folder or not (folder / "train").is_dir():
             continue
         if place not in now:
             now[place] = digests_of(*minimizer.load())

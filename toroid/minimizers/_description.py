@@ -96,9 +96,14 @@ class Minimizer:
         if not 0 < self.width < math.inf:
             raise ValueError(f"width is {self.width}; it must be positive")
         subset = self.subset if self.subset is None else check_whole("subset", self.subset, 1)
+        if not 0 <= (seed := check_whole("seed", self.seed)) < 2**32:
+            raise ValueError(
+                f"seed is {seed}; it must be from 0 to {2**32 - 1}: torch draws the same numbers "
+                f"from it as from {seed % 2**32}"
+            )
         for name, value in (
             ("settings", _complete(self.algorithm, self.settings)), ("width", float(self.width)),
-            ("subset", subset), ("seed", check_whole("seed", self.seed)),
+            ("subset", subset), ("seed", seed),
         ):  # fmt: skip
             object.__setattr__(self, name, value)
 

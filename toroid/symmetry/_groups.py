@@ -26,6 +26,11 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def doubled(state: State) -> dict[str, Tensor]:
+    """In float64."""
+    return {k: v.double() if v.is_floating_point() else v for k, v in state.items()}
+
+
 def largest(rows: Tensor) -> Tensor:
     """The largest size of a number in each row, (rows, 1); 1 where all are zero."""
     size = rows.abs().amax(1, keepdim=True)

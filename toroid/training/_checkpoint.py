@@ -22,11 +22,10 @@ class Checkpoint:
     """A file that a training is cut off and goes on from, with the same final bits.
 
     It holds all that changes from epoch to epoch, is replaced as a whole at the end of one, and is
-    not a pickle. A training with other settings, first weights or data, with another network (by
-    its modules and their settings) or task (by its functions and the numbers they hold), or with a
-    generator in another state, does not go on from it: that is a ValueError. Of a loader's batches
-    the number counts. From one that is damaged none goes on: that is a warning, and the training
-    begins anew.
+    not a pickle. A training with other settings, first weights or data, with a generator in another
+    state, or with a network or a task whose first step is another one, does not go on from it: that
+    is a ValueError. Of a loader's batches the number counts, and the first step is not compared.
+    From one that is damaged none goes on: that is a warning, and the training begins anew.
 
     Args:
         path: A safetensors file; it need not exist. Files of parts of a training have names that

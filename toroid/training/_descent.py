@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .._batches import Data
+from .._state import check_list
 from ..tasks import Task, classification
 from ._checkpoint import Checkpoint
 from ._settings import Keywords, Settings
@@ -107,6 +108,10 @@ def sgd_many(
         >>> len(sgd_many(models, train, generators=generators, epochs=1))
         2
     """
+    models = check_list("models", models, "networks")
+    generators = check_list("generators", generators, "torch.Generator")
+    if not models:
+        raise ValueError("sgd_many takes at least one model")
     if len(models) != len(generators):
         raise ValueError(f"{len(models)} models, but {len(generators)} generators")
     chosen = SGD.of(**settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from .._batches import Batches, Data, Shuffled
-from .._identity import network
 from .._state import digest
 from ..data import Dataset
 from ..tasks import classification, identity
@@ -35,7 +35,8 @@ class Loop:
     What an algorithm adds: a `step`, an `after` that ends each epoch (and the loop, by None), and a
     `memory` of what it changes in place from epoch to epoch. A checkpoint is of the same run if
     `identity` is the same, which JSON can hold: that of the settings, or where the steps take
-    others than the caller gave, that of the caller's; and if it began from the same bits.
+    others than the caller gave, that of the caller's; if it began from the same bits; and if its
+    first step was the same, which tells networks and tasks apart that have the same names.
     """
 
     networks: Networks
@@ -53,7 +54,8 @@ class Loop:
         weights = list(self.networks.weights.values())
         self.rows: list[list[dict[str, Any]]] = [[] for _ in self.generators]
         self.done = 0  # steps
-        self.began: dict[str, Any] = {}
+        self.first: dict[str, float] = {}  # what the first step did
+        self.began: dict[str, str] = {}
         if not weights:
             raise ValueError("every weight is frozen: none has requires_grad=True to be trained")
         self.optimizer = self.settings.optimizer(weights)
@@ -103,12 +105,12 @@ class Loop:
     ) -> list[pd.DataFrame]:
         """All epochs that are left; the history of each network."""
         self.began = self._beginning() if self.checkpoint else {}
-        ended = self._resume()
-        rate = self._warmed(rate or SCHEDULES[self.settings.schedule])
+        step, rate = step or self.down, self._warmed(rate or SCHEDULES[self.settings.schedule])
+        ended = self._resume(step, rate)
         ahead = range(len(self.rows[0]), 0 if ended else self.settings.epochs)
         for epoch in tqdm(ahead, disable=not self.progress, leave=False):
             lr = self.settings.lr * rate(self._fraction())
-            loss, wrong = self._epoch(step or self.down, rate)
+            loss, wrong = self._epoch(step, rate)
             self._check(loss, epoch)
             more = after(epoch)
             for rows, mean, error in zip(self.rows, loss.tolist(), wrong.tolist(), strict=True):
@@ -116,8 +118,8 @@ class Loop:
                     {"epoch": epoch, "lr": lr, "loss": mean, "error": error, **(more or {})}
                 )
             if self.checkpoint and (more is None or self.checkpoint.due):
-                record = {"rows": self.rows, "ended": more is None, "run": self._run()}
-                self.checkpoint.save(self._changing(), record)
+                record = {"rows": self.rows, "ended": more is None, "first": self.first}
+                self.checkpoint.save(self._changing(), {**record, "run": self._run()})
             if more is None:
                 break
         columns = ["epoch", "lr", "loss", "error"]
@@ -136,13 +138,26 @@ class Loop:
         sums = torch.zeros(2, len(self.generators), dtype=torch.float32)
         loss, wrong = sums.to(self.device)
         for images, labels in self._minibatches():
-            self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
-            with torch.autocast(self.device.type, enabled=False):  # the caller's is not ours
-                losses, errors = step(images, labels)
-            self.done += 1
+            losses, errors = self._stepped(step, rate, images, labels)
             loss += losses.detach() / self.batches
             wrong += errors.to(wrong.dtype) / (self.batches * self.scale)
         return loss, wrong
+
+    def _stepped(
+        self, step: Step, rate: Callable[[float], float], images: Any, labels: Any
+    ) -> tuple[Tensor, Tensor]:
+        """One step; of the first, what it does is kept: the loss before it, and how far it goes."""
+        self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
+        weights = [*self.networks.weights.values()]
+        before = [w.detach().clone() for w in weights] if self.checkpoint and not self.done else []
+        with torch.autocast(self.device.type, enabled=False):  # the caller's is not ours
+            losses, errors = step(images, labels)
+        if before:
+            pairs = zip(weights, before, strict=True)
+            way = torch.stack([(w.detach() - b).double().norm() for w, b in pairs]).norm()
+            self.first = {"loss": float(losses.detach().mean()), "way": float(way)}
+        self.done += 1
+        return losses, errors
 
     def _minibatches(self) -> Iterator[tuple[Any, Any]]:
         """What a step takes, as often as an epoch has batches."""
@@ -197,10 +212,10 @@ class Loop:
     def _run(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that was cut off."""
         settings = self.identity or self.settings.identity()
-        return {**settings, **self._many(), **self.began}
+        return {**settings, **identity(self.networks.task), **self._many(), **self.began}
 
-    def _beginning(self) -> dict[str, Any]:
-        """What a run begins from; a loader's batches may be drawn anew at each walk."""
+    def _beginning(self) -> dict[str, str]:
+        """Digests of what a run begins from; a loader's batches may be drawn anew at each walk."""
         if isinstance(self.train, Dataset):
             examples: list[Any] = [self.train.images, self.train.labels]
         else:
@@ -210,10 +225,7 @@ class Loop:
             "generator": {str(i): g.get_state() for i, g in enumerate(self.generators)},
             "data": {str(i): x for i, x in enumerate(examples) if isinstance(x, Tensor)},
         }
-        said = {name: digest(part)[:16] for name, part in parts.items()}
-        said["network"] = network(self.networks.module)
-        told = {**identity(self.networks.task), "trained": [*self.networks.weights]}
-        return told | {name: f"of digest {part}" for name, part in said.items()}
+        return {name: f"of digest {digest(part)[:16]}" for name, part in parts.items()}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):
@@ -230,23 +242,50 @@ class Loop:
         )  # momenta are not there before the first step
         differ = sorted(
             (k for k in saved.keys() | now.keys() if saved.get(k) != now.get(k)),
-            key=lambda k: (str(saved.get(k)).startswith("of digest"), k),  # which says least
+            key=lambda k: (k in self.began, k),  # a digest says least
         )
         if differ:
             told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
-            raise ValueError(
-                f"{path} was saved by another run: {told}. Give this run another file, or remove "
-                "that one (Checkpoint.remove)"
+            raise _another(path, told)
+
+    def _check_first(self, path: Path, saved: Mapping[str, float]) -> None:
+        """The first step was the one that this run takes, up to rounding on another machine."""
+        near = 2e-3 if self.settings.precision == "float32" else 5e-2
+        if not all(math.isclose(saved[k], self.first[k], rel_tol=near) for k in saved):
+            before, now = (
+                f"{x['way']:.3g} from a loss of {x['loss']:.3g}" for x in (saved, self.first)
+            )
+            raise _another(
+                path,
+                f"its first step went {before}, this one's goes {now}, so that the network or the "
+                "task is another one",
             )
 
-    @torch.no_grad()
-    def _resume(self) -> bool:
+    @property
+    def _walked_alike(self) -> bool:
+        """Whether the first batch is the same each time: a loader may draw another one."""
+        return isinstance(self.train, Dataset) or isinstance(self.train.data, list)
+
+    def _resume(self, step: Step, rate: Callable[[float], float]) -> bool:
         """Put back what was saved, if anything was; whether that was the end."""
         saved = self.checkpoint and self.checkpoint.load(self.device)
         if not (self.checkpoint and saved):
             return False
         tensors, record = saved
         self._check_saved(self.checkpoint.path, tensors, record)
+        if self._walked_alike and record["first"]:
+            self._stepped(step, rate, *next(self._minibatches()))
+            self._check_first(self.checkpoint.path, record["first"])
+        self.first = record["first"]
+        self._restore(tensors)
+        self.rows = record["rows"]
+        self.done = len(self.rows[0]) * self.batches
+        return bool(record["ended"])
+
+    @torch.no_grad()
+    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `_changing` gave, put back."""
+        self.optimizer.state.clear()
         for kind, values in (("state", self.networks.state), ("memory", self.memory)):
             for k, v in values.items():
                 v.copy_(tensors[f"{kind}.{k}"])
@@ -255,9 +294,13 @@ class Loop:
                 self.optimizer.state[w]["momentum_buffer"] = tensors[f"momentum.{k}"]
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[f"generator.{i}"].cpu())
-        self.rows = record["rows"]
-        self.done = len(self.rows[0]) * self.batches
-        return bool(record["ended"])
+
+
+def _another(path: Path, told: str) -> ValueError:
+    return ValueError(
+        f"{path} was saved by another run: {told}. Give this run another file, or remove that one "
+        "(Checkpoint.remove)"
+    )
 
 
 def augment(images: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:

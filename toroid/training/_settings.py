@@ -201,7 +201,7 @@ def _of_kind(kind: type, name: str, value: Any) -> Any:
         whole = isinstance(value, float) and value.is_integer()
         return check_whole(name, int(value) if whole else value)
     if kind is float and isinstance(value, Real) and not logical:
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0
     if kind is bool and logical:
         return bool(value)
     if kind is str and isinstance(value, str):

@@ -72,7 +72,7 @@ def finished(
 def check_start(model: nn.Module, generator: torch.Generator) -> None:
     """A network whose weights are numbers, and what draws the rest."""
     check_generator(generator)
-    check_finite(model.state_dict(), set())  # infinite ones stay as they are: a mask's
+    check_finite(dict(model.named_parameters()), set())  # infinite ones may be meant
 
 
 def begin(
