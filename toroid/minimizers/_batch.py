@@ -98,7 +98,7 @@ def _sound(store: Store, minimizer: Minimizer) -> bool:
 
 
 def _check_images(store: Store, minimizers: Iterable[Minimizer]) -> None:
-    """A folder whose images are here has the images that its minimizers were trained and tested on."""
+    """The images that are here are those that their minimizers were trained and tested on."""
     now: dict[tuple[str, int | None], dict[str, str]] = {}
     for minimizer in minimizers:
         place = minimizer.dataset, minimizer.subset
