@@ -220,16 +220,17 @@ def _unfit(table: pd.DataFrame) -> list[str]:
     """What is wrong with the minimizers of a run."""
     if not len(table):
         return ["training errors of the networks (not kept)"]
-    found = []
-    high = table.loc[above(table), "train_error"]
+    found, unfit = [], above(table)
+    high = table.loc[unfit, "train_error"]
     if len(high):
         found.append(
             f"a training error of at most {100 * TRAINING_ERROR} % in every network "
             f"({len(high)} of {len(table)} above, {100 * high.max():.2f} % at worst)"
         )
-    failed = int((table["failed"].fillna("") != "").sum())
-    if failed:
-        found.append(f"trainings without a failure ({failed} of {len(table)} failed)")
+    others = int(((table["failed"].fillna("") != "") & ~unfit).sum())
+    if others:
+        more = " otherwise" if len(high) else ""
+        found.append(f"trainings without a failure ({others} of {len(table)} failed{more})")
     return found
 
 
