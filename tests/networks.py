@@ -231,6 +231,7 @@ class ShiftOnly(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.norm = nn.Linear(12, 6), nn.Linear(6, 3), nn.BatchNorm1d(6)
+        self.norm.weight = None
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm

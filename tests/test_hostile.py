@@ -1,5 +1,6 @@
 """What a hostile tester found: networks that write or draw, late or seldom, and what is the process's."""
 
+import copy
 import os
 import socket
 import threading
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import toroid
-from networks import Apply
+from networks import Apply, gap
 from torch import nn
 from torch.nn import functional as F
 from toroid._network import ALONE
@@ -194,3 +195,113 @@ def test_a_kept_run_is_there_whenever_a_key_is_pressed(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         references.replace(folder, [new], {})
     assert [p.name for p in folder.iterdir()] == ["old.csv"]
+
+
+class MaxNorm(nn.Linear):
+    """Sets its weight's data as it runs, as a constraint on the norm is often written."""
+
+    def forward(self, x):
+        self.weight.data = torch.renorm(self.weight.data, p=2, dim=0, maxnorm=0.5)
+        return super().forward(x)
+
+
+class Halved(nn.Linear):
+    """Writes into its weight's data as it runs."""
+
+    def forward(self, x):
+        self.weight.data.mul_(0.5)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [MaxNorm, Halved])
+def test_a_forward_that_sets_data_changes_neither_state_nor_model(layer):
+    model = nn.Sequential(layer(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = {k: v.clone() for k, v in before.items()}
+    x = torch.randn(20, 4)
+    data = [(x, (x[:, 0] > 0).long())]
+    first = toroid.evaluate(state, model, data)
+    assert toroid.evaluate(state, model, data) == first
+    toroid.local_energy(state, model, data, sigma=0.1, noise="additive", draws=2)
+    with pytest.raises(toroid.UnsupportedError):
+        toroid.find_symmetries(model, x)
+    assert gap(state, before) == gap(model.state_dict(), before) == 0
+    assert toroid.evaluate(state, copy.deepcopy(model), data) == first
+
+
+def test_a_training_does_not_miss_data_that_are_set():
+    model, x = nn.Sequential(MaxNorm(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(20, 4)
+    with pytest.raises(ValueError, match=r"gives '0\.weight' another tensor as its data"):
+        toroid.training.sgd(
+            model, [(x, torch.zeros(20).long())], epochs=1, generator=torch.Generator()
+        )
+
+
+class Energy(nn.Module):
+    """The gradient of an energy by the input: a score, a Hamiltonian's flow."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 1)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.requires_grad_()
+            energy = self.b(self.a(x).tanh()).sum()
+            return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def test_a_network_that_takes_a_gradient_is_evaluated_and_trained():
+    model, task = Energy(), toroid.tasks.regression
+    x, y = torch.randn(20, 3), torch.randn(20, 3)
+    data, state = [(x, y)], model.state_dict()
+    plain = float((model(x.clone()) - y).square().mean())
+    assert toroid.evaluate(state, model, data, task=task).loss == pytest.approx(plain)
+    trained = toroid.training.sgd(
+        model, data, epochs=20, lr=0.05, task=task, generator=torch.Generator()
+    )
+    assert trained.history.loss.iloc[-1] < trained.history.loss.iloc[0]
+    assert [part.requires_grad for part in (x, y)] == [False, False]
+
+
+class OwnNorm(nn.Module):
+    """A BatchNorm that is not torch's."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(units))
+        self.register_buffer("running_var", torch.ones(units))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, training=self.training
+        )
+
+
+def test_statistics_that_are_not_estimated_are_told():
+    model, x = nn.Sequential(nn.Linear(4, 6), OwnNorm(6), nn.Linear(6, 3)), torch.randn(20, 4)
+    data, state = [(x, torch.zeros(20).long())], model.state_dict()
+    with pytest.warns(UserWarning, match="1 of the model: running statistics of no BatchNorm"):
+        found = toroid.refresh(state, model, data)
+    assert gap(found, state) == 0
+
+
+def test_layers_that_repair_does_not_reach_are_told():
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 5), nn.Linear(5, 3))
+    state, x = model.state_dict(), torch.randn(20, 4)
+    with pytest.warns(UserWarning, match=r"does not reach 0\.parametrizations\.weight: it moves"):
+        toroid.repair(state, model, (state, state), 0.5, [(x, torch.zeros(20).long())])
+
+
+def test_directions_do_not_depend_on_the_order_of_names():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    state = model.state_dict()
+    other = {k: state[k] for k in sorted(state)}
+    assert [*other] != [*state]
+    symmetry = toroid.find_symmetries(model, torch.randn(2, 4))
+    normal = toroid.normalize(state, symmetry)
+    again = {k: normal[k] for k in sorted(normal)}
+    for a, b, torus in ((state, other, None), (normal, again, symmetry)):
+        pair = (toroid.direction(s, model, symmetry=torus, seed=3) for s in (a, b))
+        assert gap(*pair) == 0

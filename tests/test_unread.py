@@ -94,3 +94,78 @@ def test_outputs_that_a_buffer_alone_makes_have_no_vector():
     x = torch.randn(9, 5).double()
     normal = toroid.normalize(state, symmetry)
     assert toroid.same_function(model, state, normal, x, output="keep", tolerance=1e-10)
+
+
+# --- parameters that no output of the example says anything about ------------------------------
+
+
+class Heads(nn.Module):
+    """A network of several tasks, each with a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.heads = nn.Linear(4, 8), nn.ModuleList(nn.Linear(8, 2) for _ in range(3))
+
+    def forward(self, x, task=0):
+        return self.heads[task](self.body(x).relu())
+
+
+class Auxiliary(nn.Module):
+    """A head that is run in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.extra = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = self.body(x).relu()
+        return (self.head(h), self.extra(h)) if self.training else self.head(h)
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (Heads(), r"heads\.1\.weight, heads\.1\.bias, heads\.2\.weight and 1 more on this example"),
+        (Auxiliary(), r"extra\.weight, extra\.bias on this example"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_parameters_that_the_example_does_not_run_are_told(model, names, strict):
+    with pytest.warns(UserWarning, match=f"forward does not run {names}"):
+        symmetry = toroid.find_symmetries(model, torch.randn(2, 4), strict=strict)
+    assert symmetry["body"].size == 8
+
+
+def test_parameters_under_two_names_are_read_under_one():
+    model = Apply(lambda m, x: m.second(m.first(x).relu()).relu().sum(1, keepdim=True),
+                  alias=nn.Linear(4, 4), first=nn.Linear(4, 4), second=nn.Linear(4, 4))  # fmt: skip
+    model.alias = model.first
+    toroid.find_symmetries(model, torch.randn(2, 4))  # warns of nothing
+
+
+class Detector(nn.Module):
+    """Logits and a box, and what is made and thrown away."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.logits = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.box, self.waste = nn.Linear(8, 5), nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = self.body(x).relu()
+        return {"logits": self.logits(h), "box": self.box(h).tanh(), "sum": h + self.waste(h)}
+
+
+def test_outputs_that_do_not_count_stay_as_they_are():
+    model, x = Detector().double(), torch.randn(6, 4, dtype=torch.float64)
+    symmetry = toroid.find_symmetries(model, x.float(), outputs=lambda out: out["logits"])
+    assert [group.name for group in symmetry.groups] == ["body"]
+    assert {stay.axis.parameter: stay.why for stay in symmetry.stays} == {
+        "box.weight": "no output depends on it"
+    }
+    permutations, _ = random_element(symmetry, 0)
+    moved = toroid.permute(model.state_dict(), permutations, symmetry)
+    before = model(x)
+    after = torch.func.functional_call(model, moved, (x,))
+    assert torch.allclose(before["logits"], after["logits"])
+    assert torch.allclose(before["box"], after["box"])

@@ -68,10 +68,12 @@ def run(
     The network may write to the tensors that are its `own`; to others it does not, and one that
     would is given copies, from the next run on.
     """
-    given = dict(state)
-    shared = {k: v for k, v in state.items() if k not in own}
     if network not in _WRITING:
         _WRITING[network] = False if transparent(network) else None
+    shared = {k: v for k, v in state.items() if k not in own}
+    given = dict(state)
+    if _WRITING[network] is not False:  # `weight.data = ...` gives another name other numbers
+        given |= {k: v.view_as(v) for k, v in shared.items()}
     if _WRITING[network]:
         given |= {k: v.clone() for k, v in shared.items()}
     if _WRITING[network] is not None or not shared:
@@ -184,7 +186,7 @@ def structure(model: nn.Module) -> nn.Module:
     """
     _check_forward(model)
     state = [x for x in model.state_dict(keep_vars=True).values() if isinstance(x, Tensor)]
-    shared = {id(x): x for x in (*model.parameters(), *state)}
+    shared = {id(x): _another_name(x) for x in (*model.parameters(), *state)}
     kept = [x for m in model.modules() for v in _own(m).values() for x in _tensors(v)]
     computed = {id(x): x.detach() for x in kept if not x.is_leaf}  # these cannot be copied
     try:
@@ -198,6 +200,13 @@ def structure(model: nn.Module) -> nn.Module:
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             module.sparse = False
     return network
+
+
+def _another_name(x: Tensor) -> Tensor:
+    """The same numbers: who gives this tensor others, by its `data`, leaves them as they were."""
+    if type(x) is nn.Parameter:
+        return nn.Parameter(x.detach(), x.requires_grad)
+    return x.detach() if type(x) is Tensor and not x.requires_grad else x
 
 
 def _check_forward(model: nn.Module) -> None:

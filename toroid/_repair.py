@@ -68,6 +68,18 @@ def layers(network: nn.Module, state: State) -> dict[str, nn.Module]:
     return found
 
 
+def unrepaired(network: nn.Module, state: State) -> list[str]:
+    """The other modules that have matrices of their own; tables of words are no layers."""
+    known = layers(network, state).values()
+    return [
+        name
+        for name, module in network.named_modules()
+        if module not in known
+        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+        and any(weight.dim() > 1 for weight in module.parameters(recurse=False))
+    ]
+
+
 @contextmanager
 def watched(
     modules: dict[str, nn.Module], until: str | None = None, calls: int = 0

@@ -62,7 +62,7 @@ def drawn(state: State, model: nn.Module, torus: Torus | None, seed: int) -> dic
     generator = torch.Generator().manual_seed(_random.seed(first))
     z = {
         k: torch.randn(v.shape, generator=generator, dtype=_drawable(v)).to(v)
-        for k, v in state.items()
+        for k, v in ((k, state[k]) for k in model.state_dict())  # a file has them in another order
         if inexact(v)
     }
     free = {name for name, _ in model.named_parameters()}

@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,15 @@ from ._batches import Batch, Batches, Data, beside
 from ._network import Kept, measure, run, structure, transparent
 from ._random import same_noise
 from ._relu import overwrite
-from ._repair import HOW, Enough, Moments, layers, moved, watched
+from ._repair import HOW, Enough, Moments, layers, moved, unrepaired, watched
 from ._state import State, check_choice, check_model, check_whole, first_names, later_names
 from .data import Dataset
 from .tasks import Task, check_one, checked_task, classification, judged, probable, take
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 __all__ = ["Evaluation", "Evaluator", "Score", "disagreement", "evaluate", "refresh", "repair"]
 
@@ -100,6 +102,17 @@ class How(TypedDict, total=False):
     channels_last: bool
 
 
+def _forwards(method: Method) -> Method:
+    """Nothing is recorded; but a network of a user's may take a gradient inside, an energy's."""
+
+    @wraps(method)
+    def run_(self: Evaluator, *args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode() if self.transparent else torch.no_grad():
+            return method(self, *args, **kwargs)
+
+    return cast(Method, run_)
+
+
 class Evaluator:
     """A network without weights of its own, evaluated for one state after the other."""
 
@@ -119,6 +132,11 @@ class Evaluator:
             for k, m in self.network.named_modules()
             if isinstance(m, _NormBase) and m.track_running_stats
         }
+        self.others = [
+            k
+            for k, m in self.network.named_modules()
+            if {"running_mean", "running_var"} <= m._buffers.keys() and not isinstance(m, _NormBase)
+        ]
         self.buffers = {name for name, _ in self.network.named_buffers()}
         self.packed: dict[str, Callable[[Tensor], Tensor]] = {
             f"{k}.weight".lstrip("."): m.packed
@@ -187,7 +205,7 @@ class Evaluator:
             tree_map(partial(beside, device=like.device), batch.targets),
         )
 
-    @torch.inference_mode()
+    @_forwards
     def score(
         self, state: State, data: Data, factor: float = 1.0, *, resize: bool = False
     ) -> Score:
@@ -210,7 +228,7 @@ class Evaluator:
             warnings.warn(PROBABILITIES, stacklevel=2)
         return Score(wrong / count, loss / count)
 
-    @torch.inference_mode()
+    @_forwards
     def predictions(self, state: State, data: Data) -> Tensor:
         """The largest output of each example, (examples, ...); -1 where one is not finite.
 
@@ -233,6 +251,13 @@ class Evaluator:
     def refresh(self, state: State, data: Data) -> dict[str, Tensor]:
         """The state with the running statistics of these data."""
         batches = self.batches(data)
+        if self.others:
+            warnings.warn(
+                f"{', '.join(self.others[:3])} of the model: running statistics of no BatchNorm of "
+                "torch's, which stay as they are; make the module a subclass of "
+                "torch.nn.modules.batchnorm._BatchNorm to have them estimated",
+                stacklevel=3,
+            )
         if not self.norms:
             return dict(state)
         self.kept.forget()
@@ -274,6 +299,12 @@ class Evaluator:
         """The state with the ends' moments, interpolated, in every layer but the last."""
         batches, result = self.batches(data), dict(state)
         first, last = ends
+        if left := unrepaired(self.network, state):
+            warnings.warn(
+                f"repair does not reach {', '.join(left[:3])}: it moves the units of torch's own "
+                "linear layers and convolutions, whose weights stand in the state as they are used",
+                stacklevel=3,
+            )
         modules = layers(self.network, state)
         _check_untied(self.model, list(first)[:-1])
         for name in list(first)[:-1]:  # what is before the activation depends on layers before
@@ -298,10 +329,10 @@ def _aligned(x: Tensor) -> bool:
 
 
 def _scaled(x: Any, factor: float, dtype: torch.dtype | None = None) -> Any:
-    """An output times a factor, in a precision."""
+    """An output times a factor, in a precision; no gradient is taken of it."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return x
-    x = x.to(dtype or x.dtype)
+    x = x.detach().to(dtype or x.dtype)
     return x if factor == 1.0 else x * factor
 
 

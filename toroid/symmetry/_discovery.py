@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from ._assembly import assemble
 from ._comparison import compare, each_alone
 from ._elements import Element
 from ._groups import Group, Scale, Stay, Symmetry, check_state
-from ._labels import OWN, Slot, Trace
+from ._labels import IGNORED, OWN, Slot, Trace
 from ._reading import check_outputs, taken, untouched
 
 #: A strict call warns if more than this share of the hidden units is held by something else than
@@ -64,6 +64,10 @@ def find_symmetries(
         stay. With `strict`, a warning if more than a tenth of the units (`HELD`) stay for a reason
         that is not the function itself, as a constant with a number for each of them.
 
+    Warns:
+        UserWarning: If ``forward`` does not run some parameters on the example, as those of another
+            task's head: they are left behind where the units that they read are moved.
+
     Raises:
         UnsupportedError: If an operation has no rule; names it, its module and its source line. If
             the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
@@ -98,6 +102,7 @@ def find_symmetries(
         trace = _graph.trace(exported, model, strict)
     example = less
     trace, symmetry = _larger(trace, partial(_graph.trace, exported, model, strict))
+    symmetry = _that_count(symmetry, _graph.ignored(exported, model))
     by_hand: tuple[Group, ...] = ()
     if given is not None:
         check_state(model.state_dict(), given)
@@ -107,6 +112,7 @@ def find_symmetries(
         _check_parts(symmetry)
     if strict:
         _warn_of_held(symmetry)
+    _warn_of_unread(_graph.unread(whole, model))
     certain = symmetry.all_groups if strict else by_hand
     if not verify or not symmetry.all_groups:
         return symmetry
@@ -171,6 +177,29 @@ def _warn_of_held(symmetry: Symmetry) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_unread(names: Sequence[str]) -> None:
+    """Say so if some parameters are not run: what reads units that move is left behind."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"forward does not run {', '.join(names[:3])}{more} on this example, in evaluation "
+            "mode: they stay as they are where the units that they read are moved. If another "
+            "input, another mode or another method runs them, take an example that does, or a "
+            "module whose forward runs all that belongs together",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _that_count(symmetry: Symmetry, ignored: Collection[str]) -> Symmetry:
+    """Without the groups of what no output depends on: what it gives may count elsewhere."""
+    lost = [g for g in symmetry.groups if all(axis.parameter in ignored for axis in g.axes)]
+    if not lost:
+        return symmetry
+    stays = [Stay(group.axes[0], IGNORED) for group in lost if not group.whole]
+    return replace(_without(symmetry, lost), stays=(*symmetry.stays, *stays))
 
 
 def _check_parts(symmetry: Symmetry) -> None:

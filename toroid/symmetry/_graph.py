@@ -147,6 +147,33 @@ def _first(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "").rstrip(".")
 
 
+def unread(exported: ExportedProgram, model: nn.Module) -> list[str]:
+    """The parameters of a model that its graph does not read."""
+    return [
+        k for k, nodes in _parameters(exported, model).items() if not any(n.users for n in nodes)
+    ]
+
+
+def ignored(exported: ExportedProgram, model: nn.Module) -> set[str]:
+    """The parameters of a model on which no output of its graph depends."""
+    live: set[Node] = set()
+    for node in reversed(exported.graph.nodes):
+        # what writes into others may count wherever these are read
+        if node.op == "output" or node in live or operation(node).endswith("_"):
+            live |= {node, *node.all_input_nodes}
+    return {k for k, nodes in _parameters(exported, model).items() if live.isdisjoint(nodes)}
+
+
+def _parameters(exported: ExportedProgram, model: nn.Module) -> dict[str, list[Node]]:
+    """Where a graph begins with each parameter, under the first of its names."""
+    names, first = exported.graph_signature.inputs_to_parameters, first_names(model)
+    found: dict[str, list[Node]] = {}
+    for node in exported.graph.find_nodes(op="placeholder"):
+        if (name := names.get(node.name)) in first:
+            found.setdefault(first[name], []).append(node)
+    return found
+
+
 def precision(exported: ExportedProgram) -> torch.dtype:
     """The lowest precision that the graph casts numbers to by name; float64 if there is none."""
     return _precision(exported.graph_module)

@@ -85,7 +85,8 @@ ALONE, PLACES = "meets all units of a layer", "a constant that differs from plac
 OUTER = "an outer product: each meets all units of a layer"
 IN_SETS = "a constant has other numbers for each unit of a set, which moves as one"
 UNREAD = "not read for the example"
-OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, IN_SETS, UNREAD)
+IGNORED = "no output depends on it"
+OWN = (INPUT, CLASSES, WORDS, INDEX, CHOSEN, ALONE, PLACES, IN_SETS, UNREAD, IGNORED)
 SINGLE = "a set without another like it"
 CONSTANT = "a constant with a number for each unit"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import transformer
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .._network import ALONE, Kept, cast, named_in, structure
+from .._network import ALONE, Kept, Restored, cast, named_in, structure
 from .._random import same_noise
 
 MISSING = object()
@@ -112,7 +112,7 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def said(network: nn.Module, example: Any) -> Any:
     """What a network says, which may write into what it is given."""
     args, named = tree_map(lambda x: cast(x, x), arguments(example))
-    with same_noise(), torch.no_grad():
+    with same_noise(), torch.no_grad(), Restored(network.state_dict().values()):
         return network(*args, **named)
 
 

@@ -109,11 +109,18 @@ class Networks:
         single = {k: v.clone().requires_grad_(k in self.weights) for k, v in self.single().items()}
         once = {k: v for k, v in single.items() if self.first[k] == k}
 
+        places = {k: once[k].data_ptr() for k in self.weights}
+
         def call() -> Any:
             return run(module, once, inputs, named, own=once)
 
         self.draws = draws(call) and self.generators is not None
         self.writes = any(once[k]._version for k in self.weights)
+        if moved := [k for k in self.weights if once[k].data_ptr() != places[k]]:
+            raise ValueError(
+                f"forward gives {moved[0]!r} another tensor as its data, which a training does not "
+                "see: write into it instead, self.weight.data.copy_(...)"
+            )
         if self.draws:
             with Drawing(torch.Generator()):
                 _check_once(call)
