@@ -255,7 +255,7 @@ def test_a_network_that_takes_a_gradient_is_evaluated_and_trained():
     model, task = Energy(), toroid.tasks.regression
     x, y = torch.randn(20, 3), torch.randn(20, 3)
     data, state = [(x, y)], model.state_dict()
-    plain = float((model(x.clone()) - y).square().mean())
+    plain = float((model(x.clone()) - y).square().mean().detach())
     assert toroid.evaluate(state, model, data, task=task).loss == pytest.approx(plain)
     trained = toroid.training.sgd(
         model, data, epochs=20, lr=0.05, task=task, generator=torch.Generator()

@@ -586,3 +586,13 @@ def test_half_precision_holds_small_weights():
     assert gap(normal, again) < 1e-3
     balanced = toroid.balance(state, symmetry)
     assert toroid.same_function(model, state, balanced, x)
+
+
+def test_of_vectors_of_one_number_the_way_out_is_named():
+    model, x = toroid.mlp((1,), classes=2, hidden=(9,)), torch.randn(4, 1)
+    symmetry = toroid.find_symmetries(model, x)
+    a = toroid.normalize(model.state_dict(), symmetry)
+    b = {**a, "1.weight": -a["1.weight"]}
+    for call in (lambda: toroid.geodesic(a, b, 0.5, symmetry), lambda: toroid.log(a, b, symmetry)):
+        with pytest.raises(ValueError, match='one number, 1 or -1: bias="joint" puts its bias'):
+            call()

@@ -1,7 +1,8 @@
 """Measures of flatness that readers know from elsewhere: Hessian, sharpness, Fisher-Rao norm.
 
-All are of the mean loss of a task, with BatchNorm's running statistics, at one state. Which of them
-are the same for two rescalings of one function is part of each docstring.
+All are of the mean loss of a task, with BatchNorm's running statistics, at one state, by all of its
+parameters, frozen ones too. Which of them are the same for two rescalings of one function is part
+of each docstring.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def local_energy(
       root mean square σ; Euclidean biases get noise of σ times their own root mean square.
     - ``"flips"``: each weight changes its sign with probability σ: for weights of ±1.
 
-    The noise is on the parameters, BatchNorm's running statistics have none. The same seed draws
-    the same noise for all networks of one shape, and for all σ.
+    The noise is on all parameters, frozen ones too, BatchNorm's running statistics have none. The
+    same seed draws the same noise for all networks of one shape, and for all σ.
 
     Args:
         state: State dict; normalised for noise on the torus.

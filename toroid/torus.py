@@ -172,7 +172,7 @@ class Torus:
         """The angles between states that one geodesic joins; an error where none is shortest."""
         theta = self.angles(a, b)
         for scale in self.symmetry.scales:
-            _check_antipodal(scale, theta[scale.name])
+            _check_antipodal(scale, theta[scale.name], self.vectors(a, scale).shape[1])
         return theta
 
     def geodesic(
@@ -209,7 +209,7 @@ class Torus:
         for scale in self.symmetry.scales:
             first, second = self.vectors(a, scale), self.vectors(b, scale)  # (units, numbers)
             theta = _angle(first, second)
-            _check_antipodal(scale, theta)
+            _check_antipodal(scale, theta, self.vectors(a, scale).shape[1])
             if ((first == 0).all(1) != (second == 0).all(1)).any():
                 raise ValueError(
                     f"scale {scale.name!r} has units that are dead in one of the states only"
@@ -678,12 +678,17 @@ def exp(
     return torus.exp(a, tangent)
 
 
-def _check_antipodal(scale: Scale, theta: Tensor) -> None:
-    """No shortest way is distinguished between opposite points."""
+def _check_antipodal(scale: Scale, theta: Tensor, numbers: int) -> None:
+    """No shortest way is distinguished between opposite points, of so many numbers."""
     limit = torch.pi - 8 * torch.finfo(theta.dtype).eps ** 0.5
     if (theta > limit).any():
         unit = int((theta > limit).nonzero()[0])
+        way = (
+            "move one slightly"
+            if numbers > 1
+            else 'its vector is one number, 1 or -1: bias="joint" puts its bias beside it'
+        )
         raise ValueError(
             f"unit {unit} of {scale.name!r} has opposite vectors in the two states (angle "
-            f"{float(theta[unit]):.6f}): no shortest path is distinguished; move one slightly"
+            f"{float(theta[unit]):.6f}): no shortest path is distinguished; {way}"
         )
