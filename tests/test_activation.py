@@ -127,6 +127,7 @@ def by_activation(model, inputs, state, copy, symmetry, **how):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # of a checkpoint
+@pytest.mark.filterwarnings("ignore:forward does not run")
 @pytest.mark.parametrize("kind", KINDS)
 def test_units_are_matched_wherever_they_are_made_and_read(kind, capfd):
     make, inputs = KINDS[kind]

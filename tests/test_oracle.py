@@ -62,6 +62,7 @@ def test_the_books_networks_have_the_groups_that_torch_pruning_finds(name):
     check(toroid.models.build(name, (3, 32, 32), classes, width=0.1), torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.filterwarnings("ignore:forward does not run aux1")  # googlenet's, of training alone
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_classifiers_have_the_groups_that_torch_pruning_finds(name):
     model, example = classifier(name, size=96)

@@ -996,6 +996,7 @@ def test_blocks_that_meet_constants_in_another_order_are_not_exchanged():
     assert [(g.name, g.size) for g in symmetry.groups] == [("b", 2), ("b#2", 2)]
 
 
+@pytest.mark.filterwarnings("ignore:forward does not run")
 @pytest.mark.parametrize(
     "middle",
     [

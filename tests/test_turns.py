@@ -110,6 +110,7 @@ def test_what_stands_between_holds_the_units(what, left):
     assert len(turning(toroid.find_symmetries(model, torch.randn(2, 6, 5)))) == left
 
 
+@pytest.mark.filterwarnings("ignore:forward does not run")
 def test_what_meets_itself_or_is_chosen_unit_by_unit_does_not_turn():
     def itself(s, x):
         q = s.q(x)
