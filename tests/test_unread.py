@@ -169,3 +169,24 @@ def test_outputs_that_do_not_count_stay_as_they_are():
     after = torch.func.functional_call(model, moved, (x,))
     assert torch.allclose(before["logits"], after["logits"])
     assert torch.allclose(before["box"], after["box"])
+
+
+class Categories(nn.Module):
+    """A column of floating numbers that are indices, as tables of data have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.body, self.head = nn.Embedding(4, 8), nn.Linear(10, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        words = self.table(x[:, 0].long())
+        return self.head(self.body(torch.cat([words, x[:, 1:]], 1)).relu())
+
+
+def test_what_random_inputs_do_not_fit_is_told():
+    x = torch.cat([torch.randint(4, (6, 1)).float(), torch.randn(6, 2)], 1)
+    told = r"does not run on random inputs like the example \(.*index out of range.*verify=False"
+    with pytest.raises(toroid.UnsupportedError, match=told):
+        toroid.find_symmetries(Categories(), x)
+    symmetry = toroid.find_symmetries(Categories(), x, verify=False)
+    assert [(group.name, group.size) for group in symmetry.groups] == [("table", 8), ("body", 8)]

@@ -118,14 +118,20 @@ def find_symmetries(
         return symmetry
     network = selected(copy.deepcopy(structure(model)), outputs)
     precision = _graph.precision(exported)
-    with untouched(model):
+    failed: Exception | None = None
+    # it may make numbers of its own, in the precision that it was written for
+    for kind in dict.fromkeys((precision, torch.float32)):
         try:
-            return _verified(symmetry, network, example, certain, precision)
+            with untouched(model):
+                return _verified(symmetry, network, example, certain, kind)
+        except UnsupportedError:
+            raise
         except (RuntimeError, ValueError) as error:
-            # it makes numbers of its own, in the precision that it was written for
-            if precision != torch.float64 or isinstance(error, UnsupportedError):
-                raise
-            return _verified(symmetry, network, example, certain, torch.float32)
+            failed = error
+    raise UnsupportedError(
+        "cannot verify the symmetries of this network: a random copy does not run on random inputs "
+        f"like the example ({failed}). Pass verify=False to trust what was found."
+    ) from failed
 
 
 def _check_readable(model: nn.Module, verify: bool) -> None:
