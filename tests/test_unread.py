@@ -190,3 +190,15 @@ def test_what_random_inputs_do_not_fit_is_told():
         toroid.find_symmetries(Categories(), x)
     symmetry = toroid.find_symmetries(Categories(), x, verify=False)
     assert [(group.name, group.size) for group in symmetry.groups] == [("table", 8), ("body", 8)]
+
+
+def test_a_single_input_without_a_finite_output_is_left_out():
+    model = Apply(
+        lambda m, x: m.b(m.a(x).relu()) + torch.where(x[:, :1] > 1.5, torch.nan, 0.0),
+        a=nn.Linear(4, 6), b=nn.Linear(6, 3),
+    )  # fmt: skip
+    symmetry = toroid.find_symmetries(model, torch.zeros(40, 4))
+    assert [(group.name, group.size) for group in symmetry.groups] == [("a", 6)]
+    never = Apply(lambda m, x: m.b(m.a(x).relu()) / 0 * 0, a=nn.Linear(4, 6), b=nn.Linear(6, 3))
+    with pytest.raises(toroid.UnsupportedError, match="no output of a random copy is finite"):
+        toroid.find_symmetries(never, torch.zeros(40, 4))

@@ -261,7 +261,7 @@ def _verified(
 
     def alike(element: Element) -> bool:
         after = said(element.act(state))
-        return bool(compare(before[:, finite], after[:, finite], tolerance))
+        return bool(compare(before[rows][:, finite], after[rows][:, finite], tolerance))
 
     def wrong(*groups: Group) -> bool:
         part = _without(symmetry.still, [g for g in symmetry.still.all_groups if g not in groups])
@@ -276,8 +276,9 @@ def _verified(
         return replace(symmetry, groups=tuple(groups))
 
     tolerance, before = torch.finfo(precision).eps ** 0.5, said(state)
-    finite = before.isfinite().all(0)
-    if not finite.any():
+    rows = before.isfinite().any(1)  # a single input may be out of what the network takes
+    finite = before[rows].isfinite().all(0)
+    if not rows.any() or not finite.any():
         raise UnsupportedError(
             "cannot verify the symmetries of this network: no output of a random copy is finite. "
             "Pass verify=False to trust what was found."
