@@ -5,6 +5,7 @@ import torch
 import toroid
 from networks import Apply
 from torch import nn
+from toroid.symmetry._elements import Element
 
 X = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)).double()
 EDGES = torch.tensor([[0, 1, 2, 3, 3], [1, 2, 3, 0, 1]])
@@ -70,13 +71,50 @@ def latest(m, h, e):
     return h.new_zeros(h.shape).index_copy(0, e[1], h[e[0]])
 
 
-@pytest.mark.parametrize("passed", [summed, mean, latest])
-def test_messages_go_along_edges_that_come_in(passed):
+def scattered(spread, how=""):
+    """Messages that are summed, or what `how` says, at places repeated for all units."""
+
+    def passed(m, h, e):
+        where, zeros = spread(e[1][:, None], h), torch.zeros_like(h)
+        if how:
+            return zeros.scatter_reduce(0, where, h[e[0]], how)
+        return zeros.scatter_add(0, where, h[e[0]])
+
+    return passed
+
+
+EXPANDED = lambda where, h: where.expand(-1, h.shape[1])  # noqa: E731
+PASSED = [
+    summed, mean, latest, scattered(EXPANDED), scattered(lambda e, h: e.repeat(1, h.shape[1])),
+    *(scattered(EXPANDED, how) for how in ("sum", "mean", "amax", "amin")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("act", [torch.relu, torch.tanh])
+@pytest.mark.parametrize("passed", PASSED)
+def test_messages_go_along_edges_that_come_in(passed, act):
     model = Apply(
-        lambda m, x, e: m.c(passed(m, m.a(x).relu(), e)), a=nn.Linear(5, 7), c=nn.Linear(7, 3)
+        lambda m, x, e: m.c(passed(m, act(m.a(x)), e)), a=nn.Linear(5, 7), c=nn.Linear(7, 3)
     ).double()
     symmetry = toroid.find_symmetries(model, (X, EDGES))
     assert [group.size for group in symmetry.groups if not group.whole] == [7]
+    other = torch.tensor([[3, 1, 0, 5, 6, 2, 2], [0, 0, 1, 4, 2, 7, 6]])
+    state, element = model.state_dict(), Element.random(symmetry, torch.Generator().manual_seed(1))
+    assert toroid.same_function(model, state, element.act(state), (X, other))
+
+
+def test_places_of_each_number_of_their_own_are_refused():
+    def own(m, x, e):
+        h = m.a(x).relu()
+        return m.c(torch.zeros_like(h).scatter_add(0, (h > 0).long(), h))
+
+    def product(m, x, e):
+        return m.c(scattered(EXPANDED, "prod")(m, m.a(x).relu(), e))
+
+    for forward in (own, product):
+        model = Apply(forward, a=nn.Linear(5, 7), c=nn.Linear(7, 3)).double()
+        with pytest.raises(toroid.UnsupportedError, match="that other numbers choose"):
+            toroid.find_symmetries(model, (X, EDGES))
 
 
 @pytest.mark.filterwarnings("ignore:.* hidden units stay")

@@ -200,6 +200,30 @@ def put_along(
     return x
 
 
+@rule("scatter_add", "scatter_reduce")
+def scatter_along(
+    trace: Trace, node: Node, x: Any, dim: int, where: Any, source: Any, how: str = "sum",
+    **kwargs: Any,
+) -> Label:  # fmt: skip
+    """As `put_along`, where the places are the same for all that lies across."""
+    rank = len(shape_of(node))
+    dim, whole = dim % rank, [*shape_of(node)]
+    whole[dim] = where.shape[dim]
+    once = where.once if isinstance(where, Label) else lambda d: not varies(where, d % rank)
+    across = [d for d in range(rank) if d != dim]
+    if [*where.shape] != whole or not all(once(d - rank) for d in across) or how == "prod":
+        raise UnsupportedError("numbers at places of their own, that other numbers choose")
+
+    def line(places: Tensor) -> Tensor:
+        return places.movedim(dim, 0).flatten(1)[:, 0] if across else places
+
+    where = where.map(line) if isinstance(where, Label) else line(where)
+    found = put_along(trace, node, x, dim, where, source)
+    if how in ("amax", "amin"):  # the largest of some numbers is not that of their negatives
+        trace.freeze("sign", found.sign, operation(node))
+    return found
+
+
 def _repeated(trace: Trace, x: Any, dim: int) -> Label:
     """An operand as an activation; a constant that is the same along a dimension has labels so."""
     x = value(trace, x)
