@@ -155,3 +155,51 @@ def test_places_that_are_blanked_for_all_units_hold_none(blank):
     model = Apply(at(blank), a=nn.Linear(6, 7), c=nn.Linear(7, 3)).double()
     symmetry = toroid.find_symmetries(model, torch.randn(4, 5, 6).double())
     assert [group.size for group in symmetry.groups if not group.whole] == [7]
+
+
+def own_mask(h, rows):
+    h[h > 0.5] = 0.0
+
+
+def of_rows(h, rows):
+    h[rows] = 0.0
+
+
+def of_rows_to_one(h, rows):
+    h[rows] = torch.ones(6).to(h)
+
+
+def of_a_statistic(h, rows):
+    h[h < h.mean(1, keepdim=True)] = 0.0
+
+
+def of_places(h, rows):
+    scores = h @ h.mT
+    scores[rows[:, None] & rows] = -torch.inf
+    h.copy_(scores.softmax(-1).nan_to_num() @ h)
+
+
+@pytest.mark.parametrize("write", [own_mask, of_rows, of_rows_to_one, of_a_statistic, of_places])
+def test_one_number_at_the_places_of_a_mask(write):
+    def forward(m, x, rows):
+        h = m.b(m.a(x).relu()).relu().clone()
+        write(h, rows)
+        return m.c(h)
+
+    model = Apply(forward, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3)).double()
+    mask = torch.tensor([1, 0, 0, 1, 0, 1, 0, 0]).bool()
+    symmetry = toroid.find_symmetries(model, (X, mask))
+    assert [group.name for group in symmetry.groups if not group.whole] == ["a", "b"]
+    state, element = model.state_dict(), Element.random(symmetry, torch.Generator().manual_seed(1))
+    assert toroid.same_function(model, state, element.act(state), (2 * X, ~mask))
+
+
+def test_several_numbers_at_the_places_of_a_mask_are_refused():
+    def forward(m, x, rows):
+        h = m.a(x).relu().clone()
+        h[rows] = torch.arange(6.0).to(h)
+        return m.c(h)
+
+    model = Apply(forward, a=nn.Linear(5, 6), c=nn.Linear(6, 3)).double()
+    with pytest.raises(toroid.UnsupportedError, match="places that depend on the numbers"):
+        toroid.find_symmetries(model, (X, torch.arange(8) > 3))

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ..._network import UnsupportedError
 from .._labels import CHOSEN, CONSTANT, INDEX, KINDS, Label, Trace, Weight, varies
+from ._elementwise import masked_fill
 from ._table import (
     RULES,
     activation,
@@ -177,12 +178,23 @@ def copy(trace: Trace, node: Node, x: Any, source: Any, *args: Any) -> Label:
 def put(
     trace: Trace, node: Node, x: Any, where: Sequence[Any], source: Any, adds: bool = False
 ) -> Label:
-    """As `copy`, at places that constants choose."""
+    """As `copy`, at places that constants choose; at those of a mask, as `masked_fill`."""
     if any(isinstance(i, Label) for i in where):
+        if _is_mask(node) and not adds and is_one_number(source):
+            (mask,) = where
+            shape = [*mask.shape, *[1] * (len(shape_of(node)) - len(mask.shape))]
+            fill = source.flatten()[0] if isinstance(source, Tensor) else source
+            return masked_fill(trace, node, x, mask.moved(lambda ids: ids.view(shape)), fill)
         raise UnsupportedError("places that depend on the numbers")
     x = activation(trace, x)
     _put(trace, x.map(lambda ids: aten.index.Tensor(ids, where)), source)
     return x
+
+
+def _is_mask(node: Node) -> bool:
+    """Whether the places of an assignment are those of one mask."""
+    (places, *more) = cast(Any, node.args[1])
+    return not more and places.meta["val"].dtype == torch.bool
 
 
 @rule("index_add", "index_copy")
