@@ -305,3 +305,65 @@ def test_directions_do_not_depend_on_the_order_of_names():
     for a, b, torus in ((state, other, None), (normal, again, symmetry)):
         pair = (toroid.direction(s, model, symmetry=torus, seed=3) for s in (a, b))
         assert gap(*pair) == 0
+
+
+def test_a_model_that_was_made_under_inference_is_evaluated():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    data = [(torch.randn(24, 6), torch.zeros(24).long())]
+    assert 0 <= toroid.evaluate(model.state_dict(), model, data).error <= 1
+    assert toroid.sharpness(model.state_dict(), model, data) > 0
+
+
+class Frozen(nn.Module):
+    """A norm whose numbers are all buffers, as detectors have it."""
+
+    def __init__(self, units):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(units))
+
+    def forward(self, x):
+        return (x - self.running_mean) / self.running_var * self.weight + self.bias
+
+
+class Placed(nn.Module):
+    """What is added at places and a scale of units: no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.scale = nn.Parameter(torch.ones(1, 4, 6)), nn.Parameter(torch.ones(6))
+        self.norm = nn.LayerNorm((4, 6))
+
+    def forward(self, x):
+        return self.norm(x[:, None] + self.table).mean(1) * self.scale
+
+
+def test_no_warning_where_nothing_is_missed():
+    model = nn.Sequential(nn.Linear(4, 6), Frozen(6), Placed(), nn.Linear(6, 3))
+    model[1].register_buffer("unused", None)
+    data, state = [(torch.randn(20, 4), torch.zeros(20).long())], model.state_dict()
+    toroid.refresh(state, model, data)
+    toroid.repair(state, model, (state, state), 0.5, data)
+
+
+class Listed(nn.Module):
+    """Reaches a weight through a list of its own, and has a token for training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.token = (
+            nn.Linear(6, 8),
+            nn.Linear(8, 3),
+            nn.Parameter(torch.ones(1, 6)),
+        )
+        self.weights = [self.a.weight]
+
+    def forward(self, x):
+        x = x + self.token if self.training else x
+        return self.b((x @ self.weights[0].T + self.a.bias).relu())
+
+
+def test_what_is_read_in_another_way_is_not_told_as_unread():
+    model = Listed()
+    toroid.find_symmetries(model, torch.randn(4, 6), strict=False)  # warns of nothing

@@ -556,6 +556,47 @@ def test_a_checkpoint_of_another_network_of_the_same_shapes_is_refused(digits, t
             train(change)
 
 
+def test_a_checkpoint_tells_what_is_trained_and_how_statistics_move(tmp_path):
+    """A bias of many inputs, and a momentum of BatchNorm, are little of a step."""
+    images = 2 * torch.rand(48, 1, 28, 28, generator=generator())
+    train = Dataset(images, torch.arange(48) % 3, 3)
+    options = {"epochs": 1, "batch_size": 16, "lr": 0.1}
+
+    def run(**change):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(784, 32),
+            torch.nn.BatchNorm1d(32, momentum=change.get("momentum", 0.1)), torch.nn.Linear(32, 3),
+        )  # fmt: skip
+        model[1].bias.requires_grad_(not change.get("frozen"))
+        checkpoint = training.Checkpoint(tmp_path / "run")
+        return training.sgd(model, train, generator=generator(), checkpoint=checkpoint, **options)
+
+    run()
+    for change, told in (
+        ({"frozen": True}, "what is trained 6 tensors"),
+        ({"momentum": 0.5}, "its first"),
+    ):
+        with pytest.raises(ValueError, match=f"saved by another run: {told}"):
+            run(**change)
+
+
+def test_what_draws_from_elsewhere_goes_on(digits, tmp_path):
+    def noisy(outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs + torch.randn_like(outputs), targets)
+
+    def train():
+        torch.manual_seed(1)
+        model = toroid.mlp(digits.shape, hidden=(4,))
+        torch.seed()
+        task = toroid.tasks.classification(loss=noisy)
+        options = {"generator": generator(), "checkpoint": training.Checkpoint(tmp_path / "run")}
+        return training.sgd(model, digits, epochs=2, task=task, **options)
+
+    first = train()
+    assert gap(train().state, first.state) == 0
+
+
 def test_what_counts_as_it_runs_goes_on(digits, tmp_path):
     """The run itself is not refused, in this process or in another."""
     seen = []

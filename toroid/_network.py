@@ -121,7 +121,7 @@ class Restored(TorchDispatchMode):
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         """Nothing is written yet."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.places = {_place(x) for x in tensors} - {0}
+        self.places = {storage(x) for x in tensors} - {0}
         self.before: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
@@ -135,7 +135,7 @@ class Restored(TorchDispatchMode):
         """Run an operation, once what it writes to is kept."""
         kwargs = kwargs or {}
         for x in _tensors([*_written(operation, args, kwargs)]):
-            if _place(x) in self.places:
+            if storage(x) in self.places:
                 self.before.append((x, x.clone()))
         return operation(*args, **kwargs)
 
@@ -147,8 +147,8 @@ class Restored(TorchDispatchMode):
                 x.copy_(was)
 
 
-def _place(x: Tensor) -> int:
-    """Where a tensor's numbers are, 0 if nowhere."""
+def storage(x: Tensor) -> int:
+    """Where the numbers of a tensor are, 0 if nowhere."""
     try:
         return x.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):  # wrappers, sparse tensors
@@ -204,9 +204,11 @@ def structure(model: nn.Module) -> nn.Module:
 
 def _another_name(x: Tensor) -> Tensor:
     """The same numbers: who gives this tensor others, by its `data`, leaves them as they were."""
-    if type(x) is nn.Parameter:
-        return nn.Parameter(x.detach(), x.requires_grad)
-    return x.detach() if type(x) is Tensor and not x.requires_grad else x
+    if x.is_inference() or type(x) not in (Tensor, nn.Parameter):
+        return x
+    other = nn.Parameter(x.detach(), x.requires_grad) if type(x) is nn.Parameter else x.detach()
+    vars(other).update(vars(x))
+    return x if other.requires_grad != x.requires_grad else other
 
 
 def _check_forward(model: nn.Module) -> None:

@@ -69,15 +69,19 @@ def layers(network: nn.Module, state: State) -> dict[str, nn.Module]:
 
 
 def unrepaired(network: nn.Module, state: State) -> list[str]:
-    """The other modules that have matrices of their own; tables of words are no layers."""
+    """The other modules with matrices of their own; tables of words and places are no layers."""
     known = layers(network, state).values()
     return [
         name
         for name, module in network.named_modules()
         if module not in known
-        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        and any(weight.dim() > 1 for weight in module.parameters(recurse=False))
+        and not isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm))
+        and any(_is_matrix(weight) for weight in module.parameters(recurse=False))
     ]
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return weight.dim() > 1 and len(weight) > 1 and weight[0].numel() > 1
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Evaluator:
         self.others = [
             k
             for k, m in self.network.named_modules()
-            if {"running_mean", "running_var"} <= m._buffers.keys() and not isinstance(m, _NormBase)
+            if not isinstance(m, _NormBase) and _estimates(m)
         ]
         self.buffers = {name for name, _ in self.network.named_buffers()}
         self.packed: dict[str, Callable[[Tensor], Tensor]] = {
@@ -312,6 +312,12 @@ class Evaluator:
             goal = first[name].towards(last[name], t)
             result = moved(result, name, modules[name], own, goal, how)
         return result
+
+
+def _estimates(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics; a frozen norm's weight is a buffer as well."""
+    held = {name for name, buffer in module._buffers.items() if buffer is not None}
+    return {"running_mean", "running_var"} <= held and "weight" not in held
 
 
 def _check_untied(model: nn.Module, layers: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ def find_symmetries(
         _check_parts(symmetry)
     if strict:
         _warn_of_held(symmetry)
-    _warn_of_unread(_graph.unread(whole, model))
+    _warn_of_unread(_graph.unread(whole, model), model, symmetry)
     certain = symmetry.all_groups if strict else by_hand
     if not verify or not symmetry.all_groups:
         return symmetry
@@ -127,6 +127,10 @@ def find_symmetries(
         except UnsupportedError:
             raise
         except (RuntimeError, ValueError) as error:
+            if not any(
+                isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(example)
+            ):
+                raise  # it is the example itself that does not fit
             failed = error
     raise UnsupportedError(
         "cannot verify the symmetries of this network: a random copy does not run on random inputs "
@@ -185,8 +189,11 @@ def _warn_of_held(symmetry: Symmetry) -> None:
         )
 
 
-def _warn_of_unread(names: Sequence[str]) -> None:
+def _warn_of_unread(unread: Sequence[str], model: nn.Module, symmetry: Symmetry) -> None:
     """Say so if some parameters are not run: what reads units that move is left behind."""
+    sizes = {group.size for group in symmetry.groups} - {1}
+    held = dict(model.named_parameters())
+    names = [k for k in unread if any(n % size == 0 for n in held[k].shape for size in sizes)]
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(

@@ -28,6 +28,7 @@ from .._network import (
     computed_weights,
     plain,
     selected,
+    storage,
     structure,
 )
 from .._random import same_noise
@@ -148,9 +149,13 @@ def _first(error: Exception) -> str:
 
 
 def unread(exported: ExportedProgram, model: nn.Module) -> list[str]:
-    """The parameters of a model that its graph does not read."""
+    """The parameters of a model that its graph does not read, as such or as a constant."""
+    constants = [x for x in exported.constants.values() if isinstance(x, Tensor)]
+    read, held = {storage(x) for x in constants}, dict(model.named_parameters())
     return [
-        k for k, nodes in _parameters(exported, model).items() if not any(n.users for n in nodes)
+        name
+        for name, nodes in _parameters(exported, model).items()
+        if not any(node.users for node in nodes) and storage(held[name]) not in read
     ]
 
 

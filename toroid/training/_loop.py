@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -148,14 +149,14 @@ class Loop:
     ) -> tuple[Tensor, Tensor]:
         """One step; of the first, what it does is kept: the loss before it, and how far it goes."""
         self.optimizer.param_groups[0]["lr"] = self.settings.lr * rate(self._fraction())
-        weights = [*self.networks.weights.values()]
-        before = [w.detach().clone() for w in weights] if self.checkpoint and not self.done else []
+        watched = self.networks.weights, self.networks.buffers
+        before = [_numbers(x) for x in watched] if self.checkpoint and not self.done else []
         with torch.autocast(self.device.type, enabled=False):  # the caller's is not ours
             losses, errors = step(images, labels)
         if before:
-            pairs = zip(weights, before, strict=True)
-            way = torch.stack([(w.detach() - b).double().norm() for w, b in pairs]).norm()
-            self.first = {"loss": float(losses.detach().mean()), "way": float(way)}
+            ways = [(_numbers(x) - b).norm() for x, b in zip(watched, before, strict=True)]
+            self.first = {"loss": float(losses.detach().mean()), "way": float(ways[0]),
+                          "way of the buffers": float(ways[1])}  # fmt: skip
         self.done += 1
         return losses, errors
 
@@ -216,6 +217,7 @@ class Loop:
 
     def _beginning(self) -> dict[str, str]:
         """Digests of what a run begins from; a loader's batches may be drawn anew at each walk."""
+        names = "\n".join(self.networks.weights)
         if isinstance(self.train, Dataset):
             examples: list[Any] = [self.train.images, self.train.labels]
         else:
@@ -225,7 +227,9 @@ class Loop:
             "generator": {str(i): g.get_state() for i, g in enumerate(self.generators)},
             "data": {str(i): x for i, x in enumerate(examples) if isinstance(x, Tensor)},
         }
-        return {name: f"of digest {digest(part)[:16]}" for name, part in parts.items()}
+        found = {name: f"of digest {digest(part)[:16]}" for name, part in parts.items()}
+        trained = f"{len(self.networks.weights)} tensors of digest {_short(names)}"
+        return {**found, "what is trained": trained}
 
     def _many(self) -> dict[str, int]:
         if isinstance(self.train, Dataset):
@@ -248,18 +252,26 @@ class Loop:
             told = "; ".join(f"{k} {saved.get(k)}, now {now.get(k)}" for k in differ[:5])
             raise _another(path, told)
 
-    def _check_first(self, path: Path, saved: Mapping[str, float]) -> None:
-        """The first step was the one that this run takes, up to rounding on another machine."""
-        near = 2e-3 if self.settings.precision == "float32" else 5e-2
-        if not all(math.isclose(saved[k], self.first[k], rel_tol=near) for k in saved):
-            before, now = (
-                f"{x['way']:.3g} from a loss of {x['loss']:.3g}" for x in (saved, self.first)
-            )
+    def _check_first(
+        self, path: Path, saved: Mapping[str, float], again: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """The first step was the one that this run takes, up to rounding on another machine.
+
+        One that is another each time (it draws from elsewhere) says nothing.
+        """
+        first = again()
+        if not self._near(saved, first) and self._near(first, again()):
+            before, now = (f"{x['way']:.3g} from a loss of {x['loss']:.3g}" for x in (saved, first))
             raise _another(
                 path,
                 f"its first step went {before}, this one's goes {now}, so that the network or the "
-                "task is another one",
+                "task is another one, or draws numbers that are not the generator's",
             )
+
+    def _near(self, a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+        """Whether two first steps are one, on whatever machines."""
+        near = 2e-3 if self.settings.precision == "float32" else 5e-2
+        return all(math.isclose(a[k], b[k], rel_tol=near) for k in a)
 
     @property
     def _walked_alike(self) -> bool:
@@ -274,8 +286,15 @@ class Loop:
         tensors, record = saved
         self._check_saved(self.checkpoint.path, tensors, record)
         if self._walked_alike and record["first"]:
-            self._stepped(step, rate, *next(self._minibatches()))
-            self._check_first(self.checkpoint.path, record["first"])
+            start = {k: v.clone() for k, v in self._changing().items()}
+
+            def again() -> Mapping[str, float]:
+                self._restore(start)
+                self.done = 0
+                self._stepped(step, rate, *next(self._minibatches()))
+                return self.first
+
+            self._check_first(self.checkpoint.path, record["first"], again)
         self.first = record["first"]
         self._restore(tensors)
         self.rows = record["rows"]
@@ -294,6 +313,16 @@ class Loop:
                 self.optimizer.state[w]["momentum_buffer"] = tensors[f"momentum.{k}"]
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[f"generator.{i}"].cpu())
+
+
+def _numbers(tensors: Mapping[str, Tensor]) -> Tensor:
+    """All floating numbers of some tensors in a row, as a copy."""
+    rows = [x.detach().double().flatten() for x in tensors.values() if x.is_floating_point()]
+    return torch.cat(rows) if rows else torch.zeros(1)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _another(path: Path, told: str) -> ValueError:
