@@ -1,7 +1,7 @@
 # make book: build the site.  make test: every test but the slow ones.  Both set up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: book zip pdf test quick-test lint coverage strict links lock clean
 
@@ -14,7 +14,7 @@ zip pdf: .venv/installed
 
 test: .venv/installed
 	$(PYTEST) tests toroid --durations=10
-	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env --no-loadscope-reorder
+	TOROID_STORE=$$(mktemp -d) $(PYTEST) book --nbval-lax --nbval-current-env
 
 quick-test: .venv/installed
 	$(PYTEST) tests toroid -x --ignore tests/test_site.py

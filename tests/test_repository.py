@@ -1,5 +1,6 @@
 """The repository's files agree with each other."""
 
+import os
 import re
 import runpy
 import subprocess
@@ -108,11 +109,12 @@ def test_the_benchmark_runs(name, monkeypatch, capsys):
     arguments, words = BENCHMARKS[name]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # they import each other
-    threads = torch.get_num_threads()
+    threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
     try:
         runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
-    finally:
+    finally:  # what comes behind in this process has them all again
         torch.set_num_threads(threads)
+        os.sched_setaffinity(0, cores)
     printed = capsys.readouterr().out
     for word in words:
         assert word in printed
