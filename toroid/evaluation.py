@@ -405,6 +405,10 @@ def refresh(
         TypeError: As `evaluate`.
         ValueError: As `evaluate`.
 
+    Warns:
+        UserWarning: If modules that are no BatchNorm of torch's keep running statistics, which stay
+            as they are.
+
     Example:
         >>> import torch, toroid
         >>> train, _ = toroid.data.load("digits")
@@ -491,6 +495,10 @@ def repair(
         TypeError: As `evaluate`.
         ValueError: As `evaluate`, and if an end does not fit the model, `t` is not in [0, 1], `how`
             is another word, or a layer to repair has no bias.
+
+    Warns:
+        UserWarning: If modules have matrices that this does not reach: attention, recurrent layers,
+            weights that are computed.
 
     Example:
         >>> import torch, toroid

@@ -64,17 +64,17 @@ def find_symmetries(
         stay. With `strict`, a warning if more than a tenth of the units (`HELD`) stay for a reason
         that is not the function itself, as a constant with a number for each of them.
 
+    Raises:
+        UnsupportedError: If an operation has no rule; names it, its module and its source line. If
+            a random copy does not run on random inputs, or its outputs differ when it is moved
+            (with ``strict=False`` the groups that do it are left as they are and listed; but a
+            group by hand that does it is an error).
+        ValueError: If `model` is no module that can be read, does not run on the example, or
+            `given` has a group that is found as well, or does not fit the model.
+
     Warns:
         UserWarning: If ``forward`` does not run some parameters on the example, as those of another
             task's head: they are left behind where the units that they read are moved.
-
-    Raises:
-        UnsupportedError: If an operation has no rule; names it, its module and its source line. If
-            the outputs of the moved copy differ (with ``strict=False`` the groups that do it are
-            left as they are and listed; but a group by hand that does it is an error).
-        ValueError: If `model` is no module that can be read, does not run on the example, or
-            `given` has a group that is found as well, or does
-            not fit the model.
 
     Example:
         >>> import torch, toroid

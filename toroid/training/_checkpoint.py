@@ -25,8 +25,8 @@ class Checkpoint:
     not a pickle. A training with other settings, first weights or data, with a generator in another
     state, or with a network or a task whose first step is another one, does not go on from it: that
     is a ValueError (what a first step cannot tell apart, as ReLU and ReLU6, it does not see). Of a
-    loader's batches the number counts, and the first step is not compared.
-    From one that is damaged none goes on: that is a warning, and the training begins anew.
+    loader's batches the number counts, and the first step is not compared. From one that is damaged
+    none goes on: that is a warning, and the training begins anew.
 
     Args:
         path: A safetensors file; it need not exist. Files of parts of a training have names that
